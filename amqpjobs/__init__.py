@@ -1,0 +1,128 @@
+"""Typed jobs on RabbitMQ, and nothing beside it.
+
+Names are loaded when they are first used, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amqpjobs.app import App
+    from amqpjobs.context import JobContext, current_context
+    from amqpjobs.errors import (
+        AccessRefusedError,
+        AmqpJobsError,
+        BrokerError,
+        BrokerUnavailableError,
+        DecodeError,
+        DefinitionError,
+        DuplicateKindError,
+        EnqueueError,
+        EnqueueManyError,
+        EnqueueTimeoutError,
+        HandlerMismatchError,
+        InvalidArgumentsError,
+        RefusedError,
+        SettingsError,
+        TooLargeError,
+        TopologyMismatchError,
+        UnconfirmedError,
+        UnknownKindError,
+        UnroutableError,
+    )
+    from amqpjobs.handle import JobHandle
+    from amqpjobs.job import Job
+    from amqpjobs.outcome import Cancel, Retry, Snooze
+    from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
+    from amqpjobs.settings import Settings
+    from amqpjobs.topology import Queue
+    from amqpjobs.worker import Worker
+
+_HOMES = {
+    "app": ["App"],
+    "context": ["JobContext", "current_context"],
+    "errors": [
+        "AccessRefusedError",
+        "AmqpJobsError",
+        "BrokerError",
+        "BrokerUnavailableError",
+        "DecodeError",
+        "DefinitionError",
+        "DuplicateKindError",
+        "EnqueueError",
+        "EnqueueManyError",
+        "EnqueueTimeoutError",
+        "HandlerMismatchError",
+        "InvalidArgumentsError",
+        "RefusedError",
+        "SettingsError",
+        "TooLargeError",
+        "TopologyMismatchError",
+        "UnconfirmedError",
+        "UnknownKindError",
+        "UnroutableError",
+    ],
+    "handle": ["JobHandle"],
+    "job": ["Job"],
+    "outcome": ["Cancel", "Retry", "Snooze"],
+    "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
+    "settings": ["Settings"],
+    "topology": ["Queue"],
+    "worker": ["Worker"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022  (by topic)
+    "App",
+    "Job",
+    "JobContext",
+    "JobHandle",
+    "Queue",
+    "Settings",
+    "Worker",
+    "current_context",
+    "Cancel",
+    "Retry",
+    "Snooze",
+    "RetryPolicy",
+    "decide",
+    "delays",
+    "exponential",
+    "fibonacci",
+    "fixed",
+    "linear",
+    "AccessRefusedError",
+    "AmqpJobsError",
+    "BrokerError",
+    "BrokerUnavailableError",
+    "DecodeError",
+    "DefinitionError",
+    "DuplicateKindError",
+    "EnqueueError",
+    "EnqueueManyError",
+    "EnqueueTimeoutError",
+    "HandlerMismatchError",
+    "InvalidArgumentsError",
+    "RefusedError",
+    "SettingsError",
+    "TooLargeError",
+    "TopologyMismatchError",
+    "UnconfirmedError",
+    "UnknownKindError",
+    "UnroutableError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

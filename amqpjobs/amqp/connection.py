@@ -1,0 +1,249 @@
+"""A connection that comes back, and the only owner of reconnection.
+
+A `Link` keeps one AMQP connection open for as long as it is entered. When the connection is
+lost, for whatever reason, it is opened again with a jittered backoff and its `prepare` makes
+everything anew: channels, declares, consumers. A channel that dies takes its session down:
+one way to be rebuilt, and that one is used every day.
+"""
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import aio_pika
+import aiormq
+import aiormq.exceptions
+from aiormq.abc import AbstractChannel, AbstractConnection
+
+from amqpjobs.amqp.guard import GuardedTransport
+from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
+from amqpjobs.events import ConnectionLost, ConnectionOpened, Events
+from amqpjobs.settings import Settings, host_name, masked
+
+#: Frames the library holds for a channel before its reader waits for it.
+FRAME_BUFFER = 256
+
+#: What the client library raises when a connection or channel is refused or gone.
+CLIENT_ERRORS = (
+    aiormq.exceptions.AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,
+    ConnectionError,
+    OSError,
+    RuntimeError,
+)
+
+
+class Session:
+    """One live connection. It ends once, and everything made on it ends with it."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        connection.closing.add_done_callback(self._on_closed)
+
+    @property
+    def is_open(self) -> bool:
+        return not self._failure.done()
+
+    @property
+    def broker(self) -> str:
+        """What the broker says it is: "RabbitMQ 4.0.5"."""
+        properties = self._connection.server_properties or {}
+        return f"{properties.get('product', 'broker')} {properties.get('version', '?')}"
+
+    async def channel(self, *, confirms: bool) -> AbstractChannel:
+        """A channel of its own; when it closes, the session fails."""
+        channel = await self._connection.channel(publisher_confirms=confirms, frame_buffer_size=FRAME_BUFFER)
+        channel.closing.add_done_callback(self._on_closed)
+        return channel
+
+    @contextlib.asynccontextmanager
+    async def scratch(self) -> AsyncIterator[AbstractChannel]:
+        """A channel that may be lost: declares that are refused close theirs, and no other."""
+        channel = await self._connection.channel(publisher_confirms=True, frame_buffer_size=FRAME_BUFFER)
+        try:
+            yield channel
+        finally:
+            if not channel.is_closed:
+                with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
+                    await channel.close(timeout=5)
+
+    def fail(self, error: BaseException | None) -> None:
+        """End the session; the link opens a new one."""
+        if not self._failure.done():
+            self._failure.set_result(error)
+
+    async def ended(self) -> BaseException | None:
+        """Wait for its end; what ended it."""
+        return await asyncio.shield(self._failure)
+
+    async def close(self) -> None:
+        """Close the connection in good order, or drop it when it does not answer."""
+        self.fail(None)
+        with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
+            await asyncio.wait_for(self._connection.close(), 5)
+
+    def _on_closed(self, closing: "asyncio.Future[object]") -> None:
+        self.fail(None if closing.cancelled() else closing.exception())
+
+
+Prepare = Callable[[Session], Awaitable[None]]
+
+
+class Link:
+    """Keeps a session open. `prepare` makes what each new session needs before others see it."""
+
+    def __init__(self, role: str, settings: Settings, events: Events, prepare: Prepare) -> None:
+        self._role = role
+        self._settings = settings
+        self._events = events
+        self._prepare = prepare
+        self._live: asyncio.Future[Session] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        #: Why the last attempt to connect failed, for those who waited in vain.
+        self.last_error: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._live = _future()
+        self._keeper = asyncio.create_task(self._keep(self._live), name=f"amqpjobs {self._role} link")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        if self._live is not None and not self._live.done():
+            self._live.set_exception(self._closed())
+        self._live = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a live session."""
+        live = self._live
+        return live is not None and live.done() and live.exception() is None and live.result().is_open
+
+    async def session(self) -> Session:
+        """The live session, as soon as there is one. Callers bound the wait.
+
+        Raises AccessRefusedError or TopologyMismatchError when an attempt ended with one:
+        waiting would not mend it. The link itself goes on trying.
+        """
+        if self._live is None:
+            raise self._closed()
+        return await asyncio.shield(self._live)
+
+    async def first_session(self) -> Session:
+        """As `session`, but with the default URL also raises when nobody answers there."""
+        live = asyncio.ensure_future(self.session())
+        while not live.done():
+            await asyncio.wait([live], timeout=0.05)
+            if self._settings.is_default_url and isinstance(self.last_error, BrokerUnavailableError):
+                live.cancel()
+                raise self.last_error
+        return live.result()
+
+    async def _keep(self, live: "asyncio.Future[Session]") -> None:
+        failures = 0
+        while True:
+            url = self._settings.urls[failures % len(self._settings.urls)]
+            error = await self._live_once(url, live)
+            if live.done():  # it had been up, or waiters were told why not
+                failures = 0 if live.exception() is None else failures
+                self._live = live = _future()
+            pause = self._pause(failures)
+            failures += 1
+            self.last_error = error
+            self._events.emit(ConnectionLost(self._role, masked(url), error, pause))
+            await asyncio.sleep(pause)
+
+    async def _live_once(self, url: str, live: "asyncio.Future[Session]") -> BaseException | None:
+        """Open one session and wait for its end. What ended it."""
+        session: Session | None = None
+        try:
+            session = await open_session(url, self._settings, self._role)
+            await self._prepare(session)
+            if session.is_open:
+                live.set_result(session)
+                self.last_error = None
+                self._events.emit(ConnectionOpened(self._role, masked(url), session.broker))
+            return await session.ended()
+        except BrokerError as error:
+            if not isinstance(error, BrokerUnavailableError) and not live.done():
+                live.set_exception(error)
+            return error
+        except (*CLIENT_ERRORS, TimeoutError) as error:
+            return told(error, url)
+        finally:
+            if session is not None:
+                await session.close()
+
+    def _pause(self, failures: int) -> float:
+        # Half of it chance, so that a thousand workers do not come back at once.
+        longest = min(self._settings.reconnect_cap, 0.25 * 2 ** min(failures, 16))
+        return longest * random.uniform(0.5, 1.0)
+
+    def _closed(self) -> BrokerUnavailableError:
+        return BrokerUnavailableError(f"The {self._role} connection is not open.")
+
+
+def _future() -> "asyncio.Future[Session]":
+    future: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+    # Nobody may be waiting; an error that nobody reads is no news then.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
+
+
+async def open_session(url: str, settings: Settings, role: str) -> Session:
+    """Connect once. Raises BrokerUnavailableError or AccessRefusedError."""
+    try:
+        async with asyncio.timeout(settings.connect_timeout):
+            connection = aio_pika.Connection(
+                aio_pika.connection.make_url(url, heartbeat=settings.heartbeat),
+                ssl_context=_tls(settings) if url.startswith("amqps:") else None,
+                client_properties={"product": "amqpjobs", "connection_name": f"amqpjobs {role} on {host_name()}"},
+            )
+            connection.kwargs["transport_factory"] = GuardedTransport()
+            await connection.connect()
+    except (*CLIENT_ERRORS, TimeoutError, ssl.SSLError) as error:
+        raise told(error, url) from error
+    assert connection.transport is not None
+    return Session(connection.transport.connection)
+
+
+def told(error: BaseException, url: str) -> BrokerError:
+    """An error of the client library in our words, with what to do about it."""
+    place = masked(url)
+    words = _words(error)
+    refused = (
+        aiormq.exceptions.ProbableAuthenticationError,
+        aiormq.exceptions.AuthenticationError,
+        aiormq.exceptions.ConnectionNotAllowed,
+        aiormq.exceptions.ChannelAccessRefused,
+    )
+    if isinstance(error, refused) or "ACCESS_REFUSED" in words or "NOT_ALLOWED" in words:
+        return AccessRefusedError(
+            f"The broker at {place} refused us: {words}. Check user, password, vhost and permissions in AMQPJOBS_URL."
+        )
+    if isinstance(error, TimeoutError):
+        words = "it did not answer in time"
+    return BrokerUnavailableError(f"No connection to the broker at {place}: {words}.")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, aiormq.exceptions.ConnectionClosed | aiormq.exceptions.ChannelClosed) and error.args:
+        return " ".join(str(each) for each in error.args if each)
+    return (str(error) or type(error).__name__).rstrip(".")
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.tls_cafile)
+    if settings.tls_certfile is not None:
+        context.load_cert_chain(settings.tls_certfile, settings.tls_keyfile)
+    return context

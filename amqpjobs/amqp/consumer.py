@@ -1,0 +1,110 @@
+"""Consume one queue on a channel of its own.
+
+Each delivery is handed on as a value of ours, at once and without waiting: the library runs
+callbacks in tasks that it cancels when their channel closes.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from amqpjobs.amqp.connection import CLIENT_ERRORS, Session
+from amqpjobs.amqp.guard import DEFECT_HEADER
+from amqpjobs.errors import BrokerUnavailableError
+from amqpjobs.wire import Delivery, Headers, Properties
+
+OnDelivery = Callable[[Delivery], None]
+
+
+class ChannelSettler:
+    """Settles deliveries on the channel they came on."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+
+    @property
+    def is_open(self) -> bool:
+        return not self._channel.is_closed
+
+    async def ack(self, tag: int) -> None:
+        try:
+            await self._channel.basic_ack(tag, wait=False)
+        except CLIENT_ERRORS as error:
+            raise _gone(error) from error
+
+    async def nack(self, tag: int) -> None:
+        try:
+            await self._channel.basic_nack(tag, requeue=True, wait=False)
+        except CLIENT_ERRORS as error:
+            raise _gone(error) from error
+
+    async def reject(self, tag: int) -> None:
+        try:
+            await self._channel.basic_reject(tag, requeue=False, wait=False)
+        except CLIENT_ERRORS as error:
+            raise _gone(error) from error
+
+
+class Consumer:
+    """One queue's consumer within one session."""
+
+    def __init__(self, channel: AbstractChannel, tag: str) -> None:
+        self._channel = channel
+        self._tag = tag
+
+    async def cancel(self) -> None:
+        """Get no further deliveries; those that came can still be settled."""
+        if not self._channel.is_closed:
+            await self._channel.basic_cancel(self._tag)
+
+
+async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_delivery: OnDelivery) -> Consumer:
+    """Start consuming `queue`, which the app knows as `name`."""
+    channel = await session.channel(confirms=False)
+    settler = ChannelSettler(channel)
+
+    async def received(message: DeliveredMessage) -> None:
+        on_delivery(delivery_of(message, name, settler))
+
+    async def cancelled(frame: Any) -> None:
+        session.fail(BrokerUnavailableError(f"The broker cancelled the consumer of {queue!r}."))
+
+    channel.on_consumer_cancel_callbacks.add(cancelled)
+    await channel.basic_qos(prefetch_count=prefetch)
+    answer = await channel.basic_consume(queue, received)
+    return Consumer(channel, answer.consumer_tag or "")
+
+
+def delivery_of(message: DeliveredMessage, name: str, settler: ChannelSettler) -> Delivery:
+    """The library's message, consumed or got, as a value of ours."""
+    frame = cast("aiormq.spec.Basic.Deliver", message.delivery)
+    given = message.header.properties
+    headers = cast("Headers", given.headers or {})
+    return Delivery(
+        body=message.body,
+        properties=Properties(
+            headers=headers,
+            kind=given.message_type,
+            message_id=given.message_id,
+            correlation_id=given.correlation_id,
+            reply_to=given.reply_to,
+            app_id=given.app_id,
+            content_type=given.content_type,
+            content_encoding=given.content_encoding,
+            priority=given.priority,
+            timestamp=given.timestamp,
+        ),
+        queue=name,
+        exchange=frame.exchange or "",
+        routing_key=frame.routing_key or "",
+        redelivered=bool(frame.redelivered),
+        tag=frame.delivery_tag or 0,
+        settler=settler,
+        defect=str(headers.get(DEFECT_HEADER, "")),
+    )
+
+
+def _gone(error: BaseException) -> BrokerUnavailableError:
+    return BrokerUnavailableError(f"The channel is closed, so the delivery will come again ({error!r}).")

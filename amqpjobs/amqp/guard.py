@@ -1,0 +1,144 @@
+"""Keep a message that the client library cannot decode from costing the connection.
+
+A foreign client may send a timestamp beyond the year 9999, names that are no UTF-8, or
+tables nested 26,000 deep. The library's reader fails on such a frame and the connection is
+lost; the broker redelivers the message, and so on for ever. So each frame is looked at
+before the library sees it, and one that cannot be decoded is replaced by one that can: the
+headers then say what is wrong, beside the raw bytes, and the worker dead-letters it.
+
+Reading is buffered here as well, which saves the library two waits a frame.
+"""
+
+import asyncio
+import struct
+from typing import Any, cast
+
+import aiormq
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp.header import ContentHeader
+from yarl import URL
+
+#: Headers of a replaced frame: what is wrong with the original, and its raw bytes.
+DEFECT_HEADER = "amqpjobs-defect"
+RAW_HEADER = "amqpjobs-raw-properties"
+_RAW_BUDGET = 60_000
+
+_PREFIX = struct.Struct(">BHI")
+_METHOD, _CONTENT_HEADER = 1, 2
+_DELIVER = b"\x00\x3c\x00\x3c"
+_CHUNK = 256 * 1024
+
+
+class GuardedReader:
+    """The part of StreamReader that the library uses, one checked frame at a time."""
+
+    def __init__(self, source: asyncio.StreamReader) -> None:
+        self._source = source
+        self._buffer = bytearray()
+        self._at = 0
+        #: How far the buffer has been checked.
+        self._checked = 0
+
+    def at_eof(self) -> bool:
+        return self._at >= len(self._buffer) and self._source.at_eof()
+
+    async def read(self, n: int = -1) -> bytes:
+        rest = bytes(self._buffer[self._at :])
+        self._at = self._checked = len(self._buffer)
+        return rest + await self._source.read(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        end = self._at + n
+        if end > self._checked:
+            await self._check_frame()
+            end = self._at + n
+        if end > len(self._buffer):
+            await self._fill(end)
+        part = bytes(self._buffer[self._at : end])
+        self._at = end
+        return part
+
+    async def _fill(self, end: int) -> None:
+        if self._at:
+            del self._buffer[: self._at]
+            end -= self._at
+            self._checked -= self._at
+            self._at = 0
+        while len(self._buffer) < end:
+            chunk = await self._source.read(_CHUNK)
+            if not chunk:
+                raise asyncio.IncompleteReadError(bytes(self._buffer), end)
+            self._buffer += chunk
+
+    async def _check_frame(self) -> None:
+        """Have one whole frame in the buffer, decodable. Callers read frame by frame."""
+        await self._have(7)
+        kind, channel, size = _PREFIX.unpack_from(self._buffer, self._at)
+        if self._buffer.startswith(b"AMQP", self._at):  # a protocol header: no frame follows
+            self._checked = self._at + 7
+            return
+        await self._have(size + 8)
+        start = self._at + 7
+        if kind in (_METHOD, _CONTENT_HEADER):
+            payload = bytes(self._buffer[start : start + size])
+            mended = mended_header(payload) if kind == _CONTENT_HEADER else mended_deliver(payload)
+            if mended is not payload:
+                frame = _PREFIX.pack(kind, channel, len(mended)) + mended
+                self._buffer[self._at : start + size] = frame
+                size = len(mended)
+        self._checked = start + size + 1
+
+    async def _have(self, n: int) -> None:
+        if len(self._buffer) - self._at < n:
+            await self._fill(self._at + n)
+
+
+class GuardedTransport(TransportFactory):
+    """Opens the library's own transports and puts a GuardedReader on them."""
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        return cast("asyncio.StreamReader", GuardedReader(reader)), writer
+
+
+def mended_header(payload: bytes) -> bytes:
+    """A content header that can be decoded: this one, or one that tells what was wrong with it."""
+    try:
+        ContentHeader().unmarshal(payload)
+    except Exception as error:  # whatever hostile bytes make the library raise, RecursionError too
+        return _told_header(payload, error)
+    return payload
+
+
+def mended_deliver(payload: bytes) -> bytes:
+    """A basic.deliver whose exchange and routing key are text; other methods pass."""
+    if not payload.startswith(_DELIVER):
+        return payload
+    names = 4 + 1 + payload[4] + 9
+    if payload[names:].isascii():
+        return payload
+    exchange_end = names + 1 + payload[names]
+    exchange = payload[names + 1 : exchange_end]
+    key = payload[exchange_end + 1 :]
+    mended = payload[:names] + _short(exchange) + _short(key)
+    return payload if mended == payload else mended
+
+
+def _short(raw: bytes) -> bytes:
+    text = raw.decode("utf-8", "replace").encode()
+    while len(text) > 255:
+        text = text[:255].decode("utf-8", "ignore").encode()
+    return bytes([len(text)]) + text
+
+
+def _told_header(payload: bytes, error: Exception) -> bytes:
+    words = "they are nested too deep" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"[:200]
+    size = int.from_bytes(payload[4:12], "big")
+    properties = aiormq.spec.Basic.Properties(
+        headers={
+            DEFECT_HEADER: f"The AMQP properties or headers cannot be decoded ({words}).",
+            RAW_HEADER: bytearray(payload[12 : 12 + _RAW_BUDGET]),
+        }
+    )
+    return ContentHeader(body_size=size, properties=properties).marshal()

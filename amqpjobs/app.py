@@ -1,0 +1,264 @@
+"""The app: a service's name, its handlers and options, and the wiring of all the rest."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+from typing_extensions import Unpack
+
+from amqpjobs.amqp.connection import Link, Session
+from amqpjobs.amqp.declare import Declarer
+from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.client import Client
+from amqpjobs.clock import Clock, SystemClock
+from amqpjobs.context import JobContext
+from amqpjobs.effects import Effect
+from amqpjobs.errors import DefinitionError
+from amqpjobs.events import Event, Events
+from amqpjobs.handle import EnqueueOptions, JobHandle
+from amqpjobs.job import Job, JobType, check_name
+from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
+from amqpjobs.registry import HandlerOptions, Registry
+from amqpjobs.retry import RetryPolicy
+from amqpjobs.settings import Settings, load_settings
+from amqpjobs.topology import Plan, Queue, Topology
+
+R = TypeVar("R")
+S = TypeVar("S")
+J = TypeVar("J", bound=Job[Any])
+E = TypeVar("E", bound=Event)
+
+J_contra = TypeVar("J_contra", contravariant=True)
+Lifespan = Callable[[], AbstractAsyncContextManager[S]]
+
+
+class Register(Protocol[J, R, S]):
+    """Takes a handler that fits: async or not, with the context or without."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[J, JobContext[S]], Awaitable[R]], /
+    ) -> Callable[[J, JobContext[S]], Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[[J], Awaitable[R]], /) -> Callable[[J], Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[[J, JobContext[S]], R], /) -> Callable[[J, JobContext[S]], R]: ...
+    @overload
+    def __call__(self, function: Callable[[J], R], /) -> Callable[[J], R]: ...
+
+
+class App(Generic[S]):
+    """A service of typed jobs.
+
+    `name` is the service's own and its default queue's. `lifespan` is a function that
+    returns an async context manager; what it yields is the state that handlers see. It runs
+    in workers only.
+    """
+
+    @overload
+    def __init__(
+        self: "App[None]",
+        name: str,
+        *,
+        queues: Iterable[Queue] = (),
+        retry: RetryPolicy | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        *,
+        lifespan: Lifespan[S],
+        queues: Iterable[Queue] = (),
+        retry: RetryPolicy | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lifespan: Lifespan[Any] | None = None,
+        queues: Iterable[Queue] = (),
+        retry: RetryPolicy | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = check_name(name, "The name of an app,")
+        self.events = Events()
+        self.clock: Clock = clock or SystemClock()
+        self.registry = Registry(name, retry)
+        self.enqueue_middlewares: list[EnqueueMiddleware] = []
+        self.run_middlewares: list[RunMiddleware] = []
+        self.effects: list[Effect] = []
+        self._lifespan = lifespan
+        self._queues = _distinct(name, queues)
+        self._settings = settings
+        self._topology: Topology | None = None
+        self._own: _Producer | None = None
+        self._lent: Client | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Given ones, or those of the environment, read when first needed."""
+        if self._settings is None:
+            self._settings = load_settings()
+        return self._settings
+
+    @property
+    def topology(self) -> Topology:
+        if self._topology is None:
+            self._topology = Topology(self.settings.namespace)
+        return self._topology
+
+    @property
+    def queues(self) -> Sequence[Queue]:
+        """All queues this app works on: the declared ones, its own, and those handlers name."""
+        return self.registry.queues(self._queues)
+
+    def plan(self) -> Plan:
+        """The app's own part of the topology."""
+        return self.topology.app(self.queues, self.registry.subscriptions())
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """A fresh run of the app's lifespan."""
+        return nullcontext() if self._lifespan is None else self._lifespan()
+
+    # Handlers
+
+    def handler(self, job: JobType[J, R], /, **options: Unpack[HandlerOptions]) -> Register[J, R, S]:
+        """Register the decorated function as the handler of a job class.
+
+        It takes the job and, if it wants, a `JobContext[State]`; it is async, or runs in a
+        thread. Options: `queue`, `max_attempts`, `timeout` (s), `retry`. Raises
+        DefinitionError, DuplicateKindError or HandlerMismatchError.
+        """
+
+        def register(function: Any) -> Any:
+            self.registry.add(job.job_type(), function, options)
+            return function
+
+        return register
+
+    def register(self, job: type[J], /, **options: Unpack[HandlerOptions]) -> type[J]:
+        """Register a job class that has its handler as a method `run(self)` or `run(self, ctx)`."""
+        function = getattr(job, "run", None)
+        if function is None:
+            raise DefinitionError(
+                f"{job.__name__} has no method `run`. Write one, or register a function with @app.handler({job.__name__})."
+            )
+        self.registry.add(job, function, options, is_method=True)
+        return job
+
+    # Seams
+
+    def enqueue_middleware(self, middleware: EnqueueMiddleware) -> EnqueueMiddleware:
+        """Wrap what this app enqueues. Usable as a decorator."""
+        self.enqueue_middlewares.append(middleware)
+        return middleware
+
+    def run_middleware(self, middleware: RunMiddleware) -> RunMiddleware:
+        """Wrap what this app runs. Usable as a decorator."""
+        self.run_middlewares.append(middleware)
+        return middleware
+
+    def effect(self, effect: Effect) -> Effect:
+        """Publish more with each outcome, before the ack. Usable as a decorator."""
+        self.effects.append(effect)
+        return effect
+
+    def on(self, event: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
+        """Watch events of one class: `@app.on(JobEnded)`."""
+
+        def subscribe(subscriber: Callable[[E], None]) -> Callable[[E], None]:
+            self.events.subscribe(event, subscriber)
+            return subscriber
+
+        return subscribe
+
+    # Enqueue
+
+    async def enqueue(self, job: Job[R], **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
+        """Enqueue a job; returns when the broker has it in at least one queue, or raises.
+
+        Raises EnqueueError (UnroutableError, RefusedError, TooLargeError, UnconfirmedError,
+        EnqueueTimeoutError) and ValueError for options that cannot be. See `EnqueueOptions`.
+        """
+        return await (await self._client()).enqueue(job, **options)
+
+    async def enqueue_many(self, jobs: Iterable[Job[R]], **options: Unpack[EnqueueOptions]) -> list[JobHandle[R]]:
+        """Enqueue jobs, their confirms pipelined; the options and the deadline are for all together.
+
+        Raises EnqueueManyError when some were not confirmed; it tells which were.
+        """
+        return await (await self._client()).enqueue_many(jobs, **options)
+
+    async def __aenter__(self) -> Self:
+        await self._client()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the producer's connection, if one was opened. The next enqueue opens it again."""
+        own, self._own = self._own, None
+        if own is not None:
+            await own.close()
+
+    def lend(self, client: Client | None) -> None:
+        """Use this client until it is taken back with None; the worker's, while one runs."""
+        self._lent = client
+
+    async def _client(self) -> Client:
+        if self._lent is not None:
+            return self._lent
+        loop = asyncio.get_running_loop()
+        if self._own is None or self._own.loop is not loop:  # one of an ended asyncio.run() is of no use
+            self._own = _Producer(self, loop)
+            await self._own.open()
+        return self._own.client
+
+
+class _Producer:
+    """An app's own connection to enqueue on."""
+
+    def __init__(self, app: App[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._declarer = Declarer(app.topology, app.events)
+        self._link = Link("producer", app.settings, app.events, self._prepare)
+        self.client = Client(
+            app=app.name,
+            settings=app.settings,
+            topology=app.topology,
+            clock=app.clock,
+            events=app.events,
+            link=self._link,
+            publisher=Publisher(self._link, longest_body=app.settings.max_body),
+            middlewares=app.enqueue_middlewares,
+        )
+
+    async def open(self) -> None:
+        await self._link.__aenter__()
+
+    async def close(self) -> None:
+        await self._link.__aexit__(None, None, None)
+
+    async def _prepare(self, session: Session) -> None:
+        await self._declarer.infrastructure(session)
+
+
+def _distinct(app: str, queues: Iterable[Queue]) -> list[Queue]:
+    every = list(queues)
+    names = [queue.name for queue in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise DefinitionError(f"App {app!r} declares queue {name!r} twice.")
+    return every

@@ -1,0 +1,255 @@
+"""Envelope to bytes and properties, and back.
+
+The body is the job's own JSON and nothing else, so that any language can enqueue. All else
+rides in AMQP properties and in headers that begin with `amqpjobs-`; on the wire times are
+milliseconds since the epoch, and nowhere above this file.
+
+Whatever arrives may be wrong, huge or hostile. `decode` raises `UnreadableError` with words
+for a person; `job_from` raises `InvalidArgumentsError`, which never repeats the values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from amqpjobs.envelope import Envelope, new_id
+from amqpjobs.errors import InvalidArgumentsError, TooLargeError, UnreadableError
+from amqpjobs.job import Job
+from amqpjobs.wire import Delivery, Headers, HeaderValue, Properties, table_size
+
+J = TypeVar("J", bound=Job[Any])
+
+PREFIX = "amqpjobs-"
+CONTENT_TYPE = "application/json"
+#: All headers must fit one frame (131,072 bytes as RabbitMQ is delivered), and each delay
+#: level on the way adds an `x-death` entry of some 250 bytes.
+HEADER_BUDGET = 100_000
+#: Of that, what a dead letter's error and traceback may take.
+ERROR_BUDGET = 4_000
+TRACEBACK_BUDGET = 16_000
+#: Told when headers were left out to stay within the budget: their names, comma-separated.
+CUT_HEADER = PREFIX + "headers-cut"
+
+#: Headers the broker adds, which must not be sent back to it (≤ 4.0.0 then drops the message).
+_BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+_ROUTING = ("CC", "BCC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def encode(envelope: Envelope, sent_at: datetime) -> Properties:
+    """The properties of an envelope; the body is its payload. Each call makes a fresh message id."""
+    headers: dict[str, HeaderValue] = dict(envelope.headers)
+    headers["amqpjobs-id"] = envelope.job_id
+    headers["amqpjobs-attempt"] = envelope.attempt
+    if envelope.version is not None:
+        headers["amqpjobs-version"] = envelope.version
+    for name, text in (
+        ("parent", envelope.parent),
+        ("root", envelope.root),
+        ("schedule", envelope.schedule),
+        ("queue", envelope.queue or None),
+        ("exchange", envelope.exchange or None),
+    ):
+        if text is not None:
+            headers[PREFIX + name] = text
+    for name, time in (
+        ("run-at", envelope.run_at),
+        ("expires-at", envelope.expires_at),
+        ("first-at", envelope.first_at),
+        ("unknown-since", envelope.unknown_since),
+    ):
+        if time is not None:
+            headers[PREFIX + name] = milliseconds(time)
+    if envelope.max_attempts is not None:
+        headers["amqpjobs-max-attempts"] = envelope.max_attempts
+    if envelope.timeout is not None:
+        headers["amqpjobs-timeout-ms"] = max(1, round(envelope.timeout * 1000))
+    return Properties(
+        headers=headers,
+        kind=envelope.kind,
+        message_id=new_id(),
+        correlation_id=envelope.correlation_id or envelope.job_id,
+        reply_to=envelope.reply_to,
+        app_id=envelope.app_id,
+        content_type=CONTENT_TYPE,
+        priority=envelope.priority,
+        timestamp=envelope.enqueued_at or sent_at,
+    )
+
+
+def decode(delivery: Delivery) -> Envelope:
+    """The envelope of a delivery. The payload is not looked at. Raises UnreadableError."""
+    properties, headers = delivery.properties, delivery.properties.headers
+    if delivery.defect:
+        raise UnreadableError(delivery.defect)
+    if not properties.kind:
+        raise UnreadableError(
+            "The AMQP property `type` is missing: it must hold the kind of the job. The routing key is not read."
+        )
+    if properties.content_encoding not in (None, "", "identity", "utf-8", "UTF-8"):
+        raise UnreadableError(
+            f"The content encoding {properties.content_encoding[:40]!r} is not read here; send plain JSON."
+        )
+    return Envelope(
+        kind=properties.kind,
+        payload=delivery.body,
+        job_id=_text(headers, "id") or properties.message_id or new_id(),
+        exchange=_text(headers, "exchange") or "",
+        queue=delivery.queue,
+        attempt=_number(headers, "attempt", least=1) or 1,
+        version=_number(headers, "version", least=1),
+        enqueued_at=properties.timestamp,
+        run_at=_time(headers, "run-at"),
+        expires_at=_time(headers, "expires-at"),
+        max_attempts=_number(headers, "max-attempts", least=1),
+        timeout=_seconds(headers, "timeout-ms"),
+        priority=properties.priority,
+        parent=_text(headers, "parent"),
+        root=_text(headers, "root"),
+        schedule=_text(headers, "schedule"),
+        first_at=_time(headers, "first-at"),
+        unknown_since=_time(headers, "unknown-since"),
+        app_id=properties.app_id,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        headers=foreign(headers),
+    )
+
+
+def job_from(cls: type[J], payload: bytes) -> J:
+    """The typed job of a payload. Raises InvalidArgumentsError."""
+    try:
+        return cls.__pydantic_validator__.validate_json(payload)
+    except ValidationError as error:
+        problems = problems_of(error)
+        shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
+        raise InvalidArgumentsError(f"The payload does not fit {cls.__name__}: {shown}.", problems) from None
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong with each field, without the values: they may be secret, or huge."""
+    problems = list[str]()
+    for each in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join(str(part)[:60] for part in each["loc"][:10])
+        problems.append(f"{place}: {each['msg'][:300]}" if place else each["msg"][:300])
+    return problems
+
+
+def foreign(headers: Headers) -> dict[str, HeaderValue]:
+    """The headers that are neither ours nor the broker's: they survive every republish."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if not name.startswith(PREFIX) and not name.startswith(_BROKERS) and name not in _ROUTING
+    }
+
+
+def as_it_came(delivery: Delivery) -> Properties:
+    """The properties of a message that nobody could read, but for what the broker added.
+
+    The message id is fresh, since the broker's returns are told apart by it; the old one
+    becomes the job id where there is none.
+    """
+    old = delivery.properties
+    headers = foreign(old.headers) | {
+        name: value
+        for name, value in old.headers.items()
+        if name.startswith(PREFIX) and not name.startswith(PREFIX + "dead-")
+    }
+    headers.setdefault("amqpjobs-id", old.message_id or new_id())
+    return replace(old, headers=headers, message_id=new_id())
+
+
+def check_headers(headers: Mapping[str, HeaderValue]) -> None:
+    """Headers of a user at enqueue: ours and the broker's names are refused, and so is too much."""
+    for name in headers:
+        if foreign({name: None}) == {}:
+            raise ValueError(f"The header name {name!r} is reserved; choose one that does not begin with it.")
+        if not name or len(name.encode()) > 128:
+            raise ValueError(f"A header name has 1 to 128 bytes, not {name[:40]!r}.")
+    size = table_size(headers)
+    if size > HEADER_BUDGET // 2:
+        raise TooLargeError(
+            f"The headers need {size} bytes and may have {HEADER_BUDGET // 2}. Put what is large into the job itself."
+        )
+
+
+def within_budget(headers: Headers, budget: int = HEADER_BUDGET) -> Headers:
+    """These headers, the largest left out and their names told, until they fit."""
+    total = table_size(headers)
+    if total <= budget:
+        return headers
+    kept, cut = dict(headers), list[str]()
+    room = budget - 2_000  # for the names of what is cut
+    sizes = {name: table_size({name: value}) - 4 for name, value in headers.items()}
+    # Ours are small; one that is not was not written by us.
+    loose = [name for name in headers if not name.startswith(PREFIX) or sizes[name] > 400]
+    for name in sorted(loose, key=lambda each: sizes[each], reverse=True):
+        if total <= room:
+            break
+        total -= sizes[name]
+        del kept[name]
+        cut.append(name)
+    return kept | {CUT_HEADER: clip(", ".join(cut), 1_000)}
+
+
+def clip(text: str, budget: int) -> str:
+    """The text within so many bytes: its beginning and, for a traceback the more telling, its end."""
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= budget:
+        return raw.decode()
+    head, tail = raw[: budget // 4], raw[-(budget - budget // 4 - 20) :]
+    return head.decode("utf-8", "ignore") + "\n[… cut …]\n" + tail.decode("utf-8", "ignore")
+
+
+def dumps(value: object) -> bytes:
+    """JSON for logs and machines; what JSON does not know is written as text."""
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def loads(text: str | bytes) -> Any:
+    """JSON from a person or a file. Raises ValueError with the place of the fault."""
+    return orjson.loads(text)
+
+
+def milliseconds(time: datetime) -> int:
+    """A time as the wire has it."""
+    return (time - _EPOCH) // _MILLISECOND
+
+
+def _text(headers: Headers, name: str) -> str | None:
+    value = headers.get(PREFIX + name)
+    if value is None or (isinstance(value, str) and 0 < len(value) <= 255):
+        return value or None
+    raise UnreadableError(f"The header {PREFIX + name} must be a string of 1 to 255 characters, {_not(value)}.")
+
+
+def _number(headers: Headers, name: str, *, least: int = 0, most: int = 2**31 - 1) -> int | None:
+    value = headers.get(PREFIX + name)
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise UnreadableError(
+        f"The header {PREFIX + name} must be a whole number from {least} to {most}, {_not(value)}."
+    )
+
+
+def _time(headers: Headers, name: str) -> datetime | None:
+    value = _number(headers, name, most=253_402_300_799_999)  # the end of the year 9999
+    return None if value is None else _EPOCH + value * _MILLISECOND
+
+
+def _seconds(headers: Headers, name: str) -> float | None:
+    value = _number(headers, name, least=1)
+    return None if value is None else value / 1000
+
+
+def _not(value: object) -> str:
+    shown = repr(value)
+    return f"not {type(value).__name__} {shown[:40]}{'…' if len(shown) > 40 else ''}"

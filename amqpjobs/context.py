@@ -1,0 +1,107 @@
+"""What a handler can know and do beside its job.
+
+`JobContext` is the handler's second parameter; `current_context()` finds it from code that
+has none at hand, also in the handler's thread.
+"""
+
+import logging
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, Generic
+
+from typing_extensions import TypeVar, Unpack
+
+from amqpjobs.envelope import Envelope
+from amqpjobs.handle import Enqueue, EnqueueOptions, JobHandle
+from amqpjobs.job import Job
+
+R = TypeVar("R")
+S_co = TypeVar("S_co", covariant=True, default=Any)
+
+#: Where handlers' own log lines go, unless they name a logger.
+_log = logging.getLogger("amqpjobs.job")
+
+
+class JobLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose lines carry job_id, kind and attempt."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+class JobContext(Generic[S_co]):
+    """One attempt of one job, seen from inside its handler."""
+
+    __slots__ = ("_enqueue", "_log", "deadline", "envelope", "max_attempts", "state")
+
+    def __init__(
+        self,
+        *,
+        envelope: Envelope,
+        state: S_co,
+        max_attempts: int,
+        deadline: datetime | None,
+        enqueue: Enqueue,
+    ) -> None:
+        self.envelope = envelope
+        #: What the app's lifespan yielded.
+        self.state = state
+        #: How often it may run in all.
+        self.max_attempts = max_attempts
+        #: When this attempt is cut off (aware, UTC), or None.
+        self.deadline = deadline
+        self._enqueue = enqueue
+        self._log: JobLogger | None = None
+
+    @property
+    def job_id(self) -> str:
+        return self.envelope.job_id
+
+    @property
+    def kind(self) -> str:
+        return self.envelope.kind
+
+    @property
+    def attempt(self) -> int:
+        """This run, from 1."""
+        return self.envelope.attempt
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure now is final."""
+        return self.attempt >= self.max_attempts
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        return self.envelope.queue
+
+    @property
+    def log(self) -> JobLogger:
+        """A logger whose lines carry the job's fields."""
+        if self._log is None:
+            self._log = JobLogger(_log, {"job_id": self.job_id, "kind": self.kind, "attempt": self.attempt})
+        return self._log
+
+    async def enqueue(self, job: Job[R], **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
+        """Enqueue another job, with this one as its parent. See `App.enqueue`."""
+        return await self._enqueue(job, **options)
+
+    def __repr__(self) -> str:
+        return f"JobContext({self.kind!r}, job_id={self.job_id!r}, attempt={self.attempt})"
+
+
+_current: ContextVar["JobContext[Any] | None"] = ContextVar("amqpjobs_context", default=None)
+
+
+def current_context() -> JobContext[Any] | None:
+    """The context of the job that runs here, or None outside of one."""
+    return _current.get()
+
+
+def enter_context(context: JobContext[Any]) -> None:
+    """Make it the current one for this task and what it starts."""
+    _current.set(context)
+

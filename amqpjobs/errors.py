@@ -1,0 +1,124 @@
+"""What can go wrong, as one tree.
+
+AmqpJobsError
+├─ DefinitionError   wrong code, raised at import: DuplicateKindError, HandlerMismatchError
+├─ SettingsError     a wrong environment variable, pyproject.toml entry or URL
+├─ BrokerError       BrokerUnavailableError, AccessRefusedError, TopologyMismatchError
+├─ EnqueueError      UnroutableError, UnconfirmedError, RefusedError, TooLargeError, EnqueueTimeoutError,
+│                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each)
+└─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
+
+Every text says what happened, with what, and what to do. Wishes of a job (`Retry`,
+`Snooze`, `Cancel`) are not errors and live in `outcome.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class AmqpJobsError(Exception):
+    """Base of all errors of amqpjobs."""
+
+
+class DefinitionError(AmqpJobsError):
+    """A job class, handler or app is defined wrongly. Raised at import."""
+
+
+class DuplicateKindError(DefinitionError):
+    """Two job classes of one app answer to the same kind or alias."""
+
+
+class HandlerMismatchError(DefinitionError):
+    """A handler's parameters or result do not fit its job class."""
+
+
+class SettingsError(AmqpJobsError):
+    """A setting cannot be used."""
+
+
+class BrokerError(AmqpJobsError):
+    """The broker is away, refuses us, or holds something else than we expect."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """No connection to the broker, or it was lost."""
+
+
+class AccessRefusedError(BrokerError):
+    """The broker refused the login, the vhost or a permission."""
+
+
+class TopologyMismatchError(BrokerError):
+    """A queue or exchange exists with other properties than ours, and they matter."""
+
+
+class EnqueueError(AmqpJobsError):
+    """A job was not enqueued, or nobody can tell whether it was.
+
+    `job_id` is the id the job has or would have had, where one was already given.
+    """
+
+    job_id: str | None = None
+
+
+class UnroutableError(EnqueueError):
+    """No queue is bound for the job. Nothing was enqueued."""
+
+
+class UnconfirmedError(EnqueueError):
+    """The connection was lost before the broker confirmed: the job may or may not be queued.
+
+    Enqueue it again under the same `job_id`; handlers that must not run twice compare ids.
+    """
+
+
+class RefusedError(EnqueueError):
+    """The broker refused the message (a full queue, or no permission). Nothing was enqueued."""
+
+
+class TooLargeError(EnqueueError):
+    """Body or headers are larger than we or the broker accept. Nothing was sent."""
+
+
+class EnqueueTimeoutError(EnqueueError):
+    """The deadline passed, also while the broker was away. The job may or may not be queued."""
+
+
+class EnqueueManyError(EnqueueError):
+    """Some jobs of a batch were not enqueued.
+
+    `errors` maps the position of each failed job to its error; `enqueued` maps the
+    position of each confirmed job to its id.
+    """
+
+    def __init__(self, enqueued: Mapping[int, str], errors: Mapping[int, EnqueueError]) -> None:
+        self.enqueued = dict(enqueued)
+        self.errors = dict(errors)
+        first = self.errors[min(self.errors)]
+        super().__init__(
+            f"{len(self.errors)} of {len(self.errors) + len(self.enqueued)} jobs were not enqueued; "
+            f"the first, at position {min(self.errors)}: {first}"
+        )
+
+
+class DecodeError(AmqpJobsError):
+    """A message cannot be turned into a job."""
+
+
+class UnreadableError(DecodeError):
+    """Properties or headers are not what the wire format says."""
+
+
+class UnknownKindError(DecodeError):
+    """No handler for the kind."""
+
+
+class UnknownVersionError(DecodeError):
+    """The payload is of a newer version than this code knows."""
+
+
+class InvalidArgumentsError(DecodeError):
+    """The payload does not fit the job class. `problems` lists what is wrong, without the values."""
+
+    def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
+        self.problems = list(problems)
+        super().__init__(text)

@@ -1,0 +1,154 @@
+"""What happened, told to whoever watches. Subscribers may only watch: an error of theirs is logged.
+
+Events are made only when somebody subscribed to their class, so that they cost nothing else.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from amqpjobs.envelope import Envelope
+from amqpjobs.outcome import Outcome
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnqueued(Event):
+    """The broker confirmed a job. `delay` is how many seconds from now it may run."""
+
+    envelope: Envelope
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobParked(Event):
+    """No queue is bound for the job yet; it waits in the parked queue."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(Event):
+    """A worker starts an attempt."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded(Event):
+    """An attempt has its outcome, and the broker has been told. `seconds` is how long it ran."""
+
+    envelope: Envelope
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDied(Event):
+    """A message that could not be read as a job went to the dead letters."""
+
+    queue: str
+    message_id: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class SettleFailed(Event):
+    """The broker could not be told the outcome; it is tried again after `pause`, or the job comes back."""
+
+    envelope: Envelope | None
+    error: BaseException
+    pause: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened(Event):
+    """A connection is up. `role` says whose, `url` has no password."""
+
+    role: str
+    url: str
+    broker: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost(Event):
+    """A connection was lost or could not be opened; the next try is after `pause` seconds."""
+
+    role: str
+    url: str
+    error: BaseException | None
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyDrifted(Event):
+    """A queue has another value than ours in an argument that is safe to leave."""
+
+    queue: str
+    argument: str
+    ours: str
+    theirs: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedReleased(Event):
+    """Jobs that waited for their kind to be bound were let out."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """The worker consumes."""
+
+    queues: Sequence[str]
+    kinds: Sequence[str]
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopping(Event):
+    """No new job is started; `running` still run, `returned` were handed back."""
+
+    running: int
+    returned: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped(Event):
+    """All is settled. `cancelled` runs were cut short and handed back."""
+
+    cancelled: int
+
+
+E = TypeVar("E", bound=Event)
+
+
+class Events:
+    """Who watches what."""
+
+    def __init__(self) -> None:
+        self._subscribers: dict[type[Event], list[Callable[[Any], None]]] = {}
+
+    def subscribe(self, kind: type[E], subscriber: Callable[[E], None]) -> None:
+        """Call `subscriber` with each event of just this class. It must not block."""
+        self._subscribers.setdefault(kind, []).append(subscriber)
+
+    def wanted(self, kind: type[Event]) -> bool:
+        """Whether anybody watches; who makes events on the hot path asks first."""
+        return kind in self._subscribers
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody who watches."""
+        for subscriber in self._subscribers.get(type(event), ()):
+            try:
+                subscriber(event)
+            except Exception:
+                _log.exception("An event subscriber failed on %s", type(event).__name__)

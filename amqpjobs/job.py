@@ -1,0 +1,218 @@
+"""The typed job class: a pydantic model that knows its kind and its result.
+
+    class SendEmail(Job[Receipt], kind="email.send", max_attempts=5, timeout=30):
+        to: EmailStr
+
+Class options live in one private place, so that a job may have a field called `version` or
+`queue`. A class is matched by type checkers through the two classmethods of `JobType`: a
+plain `type[Job[R]]` would let wrong results through.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_json
+from typing_extensions import Unpack
+
+from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.errors import DefinitionError
+from amqpjobs.retry import RetryPolicy
+
+R = TypeVar("R")
+J_co = TypeVar("J_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
+_EXCHANGE = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+#: Names become routing keys, and AMQP cuts those at 255 bytes; the delay levels need 100 of them.
+LONGEST_NAME = 100
+
+
+class JobType(Protocol[J_co, R_co]):
+    """A job class, as type checkers see it."""
+
+    def job_type(self) -> type[J_co]: ...
+
+    def result_type(self) -> type[R_co]: ...
+
+
+class ClassOptions(TypedDict, total=False):
+    """What may stand behind the base class: `class A(Job[None], kind="a", timeout=5)`."""
+
+    kind: str
+    aliases: Sequence[str]
+    version: int
+    exchange: str
+    queue: str
+    priority: int
+    delay: Seconds
+    expires: Seconds
+    headers: Mapping[str, str]
+    max_attempts: int
+    timeout: Seconds
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """The class options of a job, checked. None means: what the app or the settings say."""
+
+    #: The name on the wire. Default: the class name in snake case.
+    kind: str
+    #: Old names this class still answers to.
+    aliases: tuple[str, ...] = ()
+    #: Version of the payload, from 1.
+    version: int = 1
+    #: The exchange it is published to; "" is the namespace's own.
+    exchange: str = ""
+    #: One queue to send it to, past all bindings; "" is by kind.
+    queue: str = ""
+    priority: int | None = None
+    delay: float | None = None
+    expires: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    max_attempts: int | None = None
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+
+
+class Job(BaseModel, Generic[R]):
+    """Base of all job classes; R is what its handler returns (None for nothing).
+
+    Surplus fields of a payload are ignored unless the class forbids them by
+    `model_config = ConfigDict(extra="forbid")`.
+    """
+
+    __amqpjobs__: ClassVar[JobOptions]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
+        if cls.__pydantic_generic_metadata__["origin"] is None:  # not Job[Receipt] itself
+            cls.__amqpjobs__ = _checked(cls, options)
+
+    def __init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
+        super().__init_subclass__()
+
+    @classmethod
+    def job_type(cls) -> type[Self]:
+        return cls
+
+    @classmethod
+    def result_type(cls) -> type[R]:
+        for base in cls.__mro__:
+            generic = cast("dict[str, Any]", getattr(base, "__pydantic_generic_metadata__", {}))
+            if generic.get("origin") is not None and generic["args"]:
+                return cast("type[R]", generic["args"][0])
+        return cast("type[R]", object)
+
+
+def options_of(job: type[Job[Any]]) -> JobOptions:
+    """The class options of a job class."""
+    try:
+        return job.__amqpjobs__
+    except AttributeError:
+        raise DefinitionError(
+            f"{job!r} is not a job class. Derive one: class {job.__name__.split('[')[0]}(Job[None]): …"
+        ) from None
+
+
+def payload_of(job: Job[Any]) -> bytes:
+    """The job's own JSON. Secrets are written out: the worker needs them, and only logs may not see them."""
+    if _has_secrets(type(job)):
+        return to_json(_revealed(job.model_dump(by_alias=True)))
+    return job.__pydantic_serializer__.to_json(job, by_alias=True)
+
+
+def check_name(name: str, what: str) -> str:
+    """A kind, queue or exchange name that may become part of a routing key."""
+    words = name.split(".")
+    if len(name) > LONGEST_NAME or not all(_WORD.fullmatch(word) for word in words):
+        raise DefinitionError(
+            f"{what} {name!r} must be 1 to {LONGEST_NAME} letters, digits, '-' or '_', in words joined by dots."
+        )
+    if any(word in ("0", "1") for word in words):
+        raise DefinitionError(f"No word of {what} {name!r} may be '0' or '1': the delay levels use them.")
+    return name
+
+
+def hint(word: str, known: Sequence[str]) -> str:
+    """What a misspelt word may have meant, as the end of a sentence."""
+    close = get_close_matches(word, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+
+
+def _checked(cls: type[Job[Any]], options: ClassOptions) -> JobOptions:
+    known = [each.name for each in fields(JobOptions)]
+    for name in options:
+        if name not in known:
+            raise DefinitionError(f"Job class {cls.__name__} has no option {name!r}.{hint(name, known)}")
+    for name in ("job_type", "result_type"):
+        if name in cls.model_fields:
+            raise DefinitionError(f"Job class {cls.__name__} cannot have a field called {name!r}: Job uses it.")
+    parent = next((base.__dict__["__amqpjobs__"] for base in cls.__mro__[1:] if "__amqpjobs__" in base.__dict__), None)
+    inherited = {} if parent is None else {n: getattr(parent, n) for n in known if n not in ("kind", "aliases")}
+    given = inherited | {name: _plain(value) for name, value in options.items()}
+    given.setdefault("kind", _HUMP.sub("_", cls.__name__).lower())
+    made = JobOptions(**given)
+    _check_values(cls.__name__, made)
+    return made
+
+
+def _check_values(owner: str, made: JobOptions) -> None:
+    for kind in (made.kind, *made.aliases):
+        check_name(kind, f"The kind of {owner},")
+    if made.exchange:
+        check_exchange(made.exchange)
+    if made.queue:
+        check_name(made.queue, f"The queue of {owner},")
+    at_least_one = {"version": made.version, "max_attempts": made.max_attempts}
+    for name, number in at_least_one.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise DefinitionError(f"{name} of {owner} must be a whole number from 1 up, not {number!r}.")
+    for name, span in {"timeout": made.timeout, "expires": made.expires}.items():
+        if span is not None and span <= 0:
+            raise DefinitionError(f"{name} of {owner} must be more than 0 seconds, not {span!r}.")
+    if made.delay is not None and made.delay < 0:
+        raise DefinitionError(f"delay of {owner} cannot be negative, not {made.delay!r}.")
+    if made.priority is not None and not 0 <= made.priority <= 255:
+        raise DefinitionError(f"priority of {owner} must be from 0 to 255, not {made.priority!r}.")
+
+
+def check_exchange(name: str) -> str:
+    """An exchange of the user's own. Its name travels in the delay levels' keys, beside the kind."""
+    if not _EXCHANGE.fullmatch(name) or name.startswith("amq."):
+        raise DefinitionError(
+            f"Exchange {name!r} must be 1 to 80 letters, digits, '-', '_', '.' or ':', and not begin with 'amq.'."
+        )
+    return name
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, str | bool | RetryPolicy | Mapping):
+        return value
+    if isinstance(value, Sequence):
+        return tuple(value)
+    return value if isinstance(value, int) else in_seconds(cast("Seconds", value))
+
+
+@cache
+def _has_secrets(cls: type[Job[Any]]) -> bool:
+    return '"writeOnly":true' in to_json(cls.model_json_schema(mode="serialization")).decode()
+
+
+def _revealed(value: object) -> object:
+    match value:
+        case SecretStr() | SecretBytes():
+            return value.get_secret_value()
+        case dict():
+            return {key: _revealed(each) for key, each in cast("dict[str, object]", value).items()}
+        case list() | tuple() | set() | frozenset():
+            return [_revealed(each) for each in cast("list[object]", value)]
+        case _:
+            return value

@@ -1,0 +1,199 @@
+"""Which handler runs which kind, and with which options; checked when they are registered.
+
+Mistakes appear at import, before the first job: a misspelt option, an option of the other
+side, a handler whose parameters or result do not fit its job class, a kind taken twice.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints
+
+from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
+from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
+from amqpjobs.retry import RetryPolicy, exponential
+from amqpjobs.topology import Queue, Subscription
+
+#: 2, 4, 8, 16 s … up to an hour, each up to a fifth shorter by chance.
+DEFAULT_RETRY = exponential(2)
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What a handler may be registered with: the worker's side of the options."""
+
+    queue: str
+    max_attempts: int
+    timeout: Seconds
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A function for a job class, with the options that hold for it (None: the settings')."""
+
+    job: type[Job[Any]]
+    function: Callable[..., Any]
+    kind: str
+    version: int
+    queue: str
+    wants_context: bool
+    #: An async function runs in the event loop, any other in a thread.
+    is_async: bool
+    max_attempts: int | None
+    timeout: float | None
+    retry: RetryPolicy
+
+    @property
+    def name(self) -> str:
+        """Where the function is defined, for logs and `check`."""
+        return f"{self.function.__module__}.{getattr(self.function, '__qualname__', repr(self.function))}"
+
+
+class Registry:
+    """The handlers of one app."""
+
+    def __init__(self, default_queue: str, retry: RetryPolicy | None = None) -> None:
+        self._default_queue = default_queue
+        self._retry = retry or DEFAULT_RETRY
+        self._by_kind: dict[str, Handler] = {}
+        self._handlers: list[Handler] = []
+
+    @property
+    def handlers(self) -> Sequence[Handler]:
+        return tuple(self._handlers)
+
+    def get(self, kind: str) -> Handler | None:
+        """The handler of a kind or alias."""
+        return self._by_kind.get(kind)
+
+    def add(
+        self, job: type[Job[Any]], function: Callable[..., Any], options: HandlerOptions, *, is_method: bool = False
+    ) -> None:
+        """Register a handler. Raises DefinitionError and its kin."""
+        _check_option_names(job, options)
+        handler = self._made(job, function, options, is_method)
+        for kind in (handler.kind, *options_of(job).aliases):
+            other = self._by_kind.get(kind)
+            if other is not None:
+                raise DuplicateKindError(
+                    f"Kind {kind!r} is handled by {other.name} for {other.job.__name__} already; "
+                    f"{handler.name} for {job.__name__} needs another kind."
+                )
+        self._by_kind.update({kind: handler for kind in (handler.kind, *options_of(job).aliases)})
+        self._handlers.append(handler)
+
+    def queues(self, declared: Iterable[Queue]) -> list[Queue]:
+        """The app's queues in their order: the declared ones, its own, and those handlers name."""
+        named = {queue.name: queue for queue in declared}
+        for name in (self._default_queue, *(handler.queue for handler in self._handlers)):
+            named.setdefault(name, Queue(name))
+        return list(named.values())
+
+    def subscriptions(self) -> list[Subscription]:
+        """Every kind and alias, with the queue that should get it."""
+        return [
+            Subscription(kind=kind, queue=handler.queue, exchange=options_of(handler.job).exchange)
+            for kind, handler in self._by_kind.items()
+        ]
+
+    def _made(
+        self, job: type[Job[Any]], function: Callable[..., Any], options: HandlerOptions, is_method: bool
+    ) -> Handler:
+        own = options_of(job)
+        queue = options.get("queue", self._default_queue)
+        timeout = options.get("timeout")
+        handler = Handler(
+            job=job,
+            function=function,
+            kind=own.kind,
+            version=own.version,
+            queue=check_name(queue, "Queue"),
+            wants_context=_check_signature(job, function, is_method),
+            is_async=inspect.iscoroutinefunction(inspect.unwrap(function))
+            or inspect.iscoroutinefunction(getattr(function, "__call__", None)),  # noqa: B004  (an object with async __call__)
+            max_attempts=options.get("max_attempts", own.max_attempts),
+            timeout=own.timeout if timeout is None else in_seconds(timeout),
+            retry=options.get("retry") or own.retry or self._retry,
+        )
+        if handler.max_attempts is not None and handler.max_attempts < 1:
+            raise DefinitionError(f"max_attempts of {handler.name} must be 1 or more: it counts the first run too.")
+        if handler.timeout is not None and handler.timeout <= 0:
+            raise DefinitionError(f"timeout of {handler.name} must be more than 0 seconds.")
+        return handler
+
+
+def _check_option_names(job: type[Job[Any]], options: HandlerOptions) -> None:
+    known = list(HandlerOptions.__annotations__)
+    producers = set(ClassOptions.__annotations__) | {each.name for each in fields(JobOptions)}
+    for name in options:
+        if name in known:
+            continue
+        if name in producers:
+            raise DefinitionError(
+                f"{name!r} is not an option of a handler but of the job class {job.__name__}: "
+                f"producers need it too, and they do not import handlers."
+            )
+        raise DefinitionError(f"A handler has no option {name!r}.{hint(name, known)}")
+
+
+def _check_signature(job: type[Job[Any]], function: Callable[..., Any], is_method: bool) -> bool:
+    """Whether the handler takes a context. Raises HandlerMismatchError when it does not fit."""
+    name = getattr(function, "__qualname__", repr(function))
+    if not callable(function):
+        raise HandlerMismatchError(f"{name} is no function.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerMismatchError(f"{name} has a yield in it; a handler returns its result.")
+    parameters = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    required = [each for each in parameters if each.default is each.empty]
+    keywords = [
+        each.name
+        for each in inspect.signature(function).parameters.values()
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+    ]
+    if not parameters or len(required) > 2 or keywords:
+        raise HandlerMismatchError(
+            f"{name} must take the job and, if it wants, the context: ({job.__name__}, JobContext[State]). "
+            f"It takes {inspect.signature(function)}."
+        )
+    hints = _hints(function)
+    if not is_method:
+        _check_first(job, parameters[0].name, hints, name)
+    _check_result(job, hints, name)
+    return len(parameters) > 1
+
+
+def _check_first(job: type[Job[Any]], parameter: str, hints: dict[str, Any], name: str) -> None:
+    declared = hints.get(parameter, Any)
+    if isinstance(declared, type) and not issubclass(job, declared):
+        raise HandlerMismatchError(
+            f"{name} is registered for {job.__name__}, but its first parameter is a {declared.__name__}."
+        )
+
+
+def _check_result(job: type[Job[Any]], hints: dict[str, Any], name: str) -> None:
+    wanted, declared = cast("object", job.result_type()), hints.get("return", Any)
+    wanted = type(None) if wanted is None else wanted
+    if get_origin(declared) is not None and _is_awaitable(get_origin(declared)):
+        declared = get_args(declared)[-1]
+    if Any in (wanted, declared) or wanted == declared or wanted is object:
+        return
+    if isinstance(wanted, type) and isinstance(declared, type) and not issubclass(declared, wanted):
+        raise HandlerMismatchError(
+            f"{name} returns {declared.__name__}, but {job.__name__} is a Job[{wanted.__name__}]."
+        )
+
+
+def _is_awaitable(origin: object) -> bool:
+    return isinstance(origin, type) and hasattr(origin, "__await__")
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(inspect.unwrap(function))
+    except Exception:  # names that exist for type checkers only; mypy and pyright have looked
+        return {}

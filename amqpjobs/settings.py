@@ -1,0 +1,180 @@
+"""Settings, and the only room that reads the environment.
+
+A value comes from, in order: an argument in the code, an environment variable
+(`AMQPJOBS_<NAME>`), `[tool.amqpjobs]` in the nearest pyproject.toml, the default.
+"""
+
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+)
+
+from amqpjobs.errors import SettingsError
+
+DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
+
+
+def _checked_urls(value: SecretStr) -> SecretStr:
+    for url in split_urls(value):
+        parts = urlsplit(url)
+        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+            raise ValueError(
+                f"{masked(url)!r} is not a broker URL; it should look like amqp://user:password@host:5672/vhost"
+            )
+        try:
+            _ = parts.port
+        except ValueError:
+            raise ValueError(f"the port of {masked(url)!r} is not a number from 0 to 65535") from None
+    return value
+
+
+def _checked_namespace(value: str) -> str:
+    # Not topology.check_name: settings lie below it, and the namespace has one more rule.
+    if not value or len(value) > 40 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in value):
+        raise ValueError("a namespace is 1 to 40 letters, digits, '-', '_' or '.'")
+    if any(word in ("", "0", "1") for word in value.split(".")) or value.startswith("amq."):
+        raise ValueError("no word of a namespace may be empty, '0' or '1', and it may not begin with 'amq.'")
+    return value
+
+
+def _as_list(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """All settings of amqpjobs. Spans are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AMQPJOBS_",
+        pyproject_toml_table_header=("tool", "amqpjobs"),
+        pyproject_toml_depth=8,
+        extra="forbid",
+        frozen=True,
+    )
+
+    #: Broker URL; several of one cluster, comma-separated, are tried in turn.
+    url: Annotated[SecretStr, AfterValidator(_checked_urls)] = SecretStr(DEFAULT_URL)
+    #: What the names of all our exchanges and queues begin with.
+    namespace: Annotated[str, AfterValidator(_checked_namespace)] = "amqpjobs"
+    #: Default TARGETs of the command line.
+    apps: Annotated[list[str], NoDecode, BeforeValidator(_as_list)] = Field(default_factory=list[str])
+
+    #: Jobs that one process runs at once.
+    concurrency: int = Field(10, ge=1, le=10_000)
+    max_attempts: int = Field(5, ge=1)
+    #: How long one attempt may take.
+    timeout: float = Field(300.0, gt=0)
+    #: How long a stopping worker waits for what runs.
+    grace: float = Field(25.0, ge=0)
+    #: Deadline of an enqueue.
+    enqueue_timeout: float = Field(5.0, gt=0)
+    #: How long a job of unknown kind or version waits for a worker that knows it.
+    unknown_window: float = Field(900.0, ge=0)
+    #: The first of these waits; each next one is as long as all before together.
+    unknown_delay: float = Field(10.0, gt=0)
+    #: Larger bodies are neither sent nor run. RabbitMQ 4 takes 16 MiB at most.
+    max_body: int = Field(8 * 1024 * 1024, ge=1, le=512 * 1024 * 1024)
+
+    #: Heartbeat of a connection; a dead peer is noticed after at most three.
+    heartbeat: int = Field(10, ge=1, le=600)
+    #: Deadline of one attempt to connect.
+    connect_timeout: float = Field(5.0, gt=0)
+    #: Longest pause between attempts to connect.
+    reconnect_cap: float = Field(15.0, gt=0)
+    #: A CA file for amqps:// (default: the system's), and a client certificate.
+    tls_cafile: Path | None = None
+    tls_certfile: Path | None = None
+    tls_keyfile: Path | None = None
+
+    #: "auto": readable on a terminal, JSON elsewhere.
+    log_format: Literal["auto", "text", "json"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+    @property
+    def urls(self) -> list[str]:
+        """The broker URLs with their passwords. For `amqp/` only; show `masked` ones."""
+        return split_urls(self.url)
+
+    @property
+    def shown_url(self) -> str:
+        """The broker URLs as they may be shown."""
+        return ", ".join(masked(url) for url in self.urls)
+
+    @property
+    def is_default_url(self) -> bool:
+        """Whether nobody said where the broker is."""
+        return self.url.get_secret_value() == DEFAULT_URL
+
+
+def load_settings(**given: object) -> Settings:
+    """The settings in force, `given` first; SettingsError when one cannot be used."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic validates what callers pass by name
+    except ValidationError as error:
+        raise SettingsError(_told(error)) from None
+    except Exception as error:  # a pyproject.toml that is no TOML, a source that cannot be parsed
+        raise SettingsError(f"The settings cannot be read: {error}") from None
+
+
+def split_urls(value: SecretStr) -> list[str]:
+    """A comma-separated list of URLs, apart."""
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()] or [""]
+
+
+def masked(url: str) -> str:
+    """The URL without its password and without the query, where clients keep secrets too."""
+    try:
+        parts = urlsplit(url)
+        user, place = parts.username, parts.hostname or ""
+        host = f"[{place}]" if ":" in place else place
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "<a URL that cannot be read>"
+    login = f"{quote(unquote(user))}:***@" if user else ""
+    return urlunsplit((parts.scheme, f"{login}{host}{port}", parts.path, "", ""))
+
+
+def host_name() -> str:
+    """This machine's name, for dead letters and connections."""
+    return socket.gethostname()
+
+
+def wants_readable_logs(log_format: str) -> bool:
+    """Whether logs go to a person."""
+    return log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+
+
+def log_level_number(name: str) -> int:
+    """The logging module's number for a level's name."""
+    return logging.getLevelNamesMapping()[name]
+
+
+def _told(error: ValidationError) -> str:
+    lines: list[str] = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"AMQPJOBS_{name.upper()} ({name} in pyproject.toml): {text}")
+    return "A setting cannot be used. " + "; ".join(lines)

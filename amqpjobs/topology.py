@@ -1,0 +1,299 @@
+"""Every exchange, queue and binding, as data; the only room that spells their names.
+
+Nothing here talks to a broker: `amqp/declare.py` sends these plans. Arguments come from the
+fixed tables below and from `Queue(…)` alone, never from a handler's options or the broker's
+version, because a declared queue keeps its arguments for ever.
+
+How a delay works: one queue per bit. Level n holds a message for 2ⁿ units of 100 ms, then
+dead-letters it to the exchange of level n−1, where the routing key's n−1th bit says whether
+to wait there too. The key is 32 words of 0 and 1, then the destination; a message enters at
+its highest set bit and leaves at `due`. Work queues bind to `due` themselves, with 32 stars
+before their own part. (Were `due` bound to the jobs exchange instead, a job that no queue
+wants would count as routed there, never reach `unroutable`, and after 32 of them the
+broker's dead-letter worker would hold up every other delay: seen on RabbitMQ 4.0.)
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from amqpjobs.errors import DefinitionError
+from amqpjobs.job import check_name
+
+LEVELS = 32
+#: One unit of delay, in seconds and as the broker wants it.
+UNIT = 0.1
+UNIT_MS = 100
+#: 2³² − 1 units: 13.6 years.
+LONGEST_DELAY = (2**LEVELS - 1) * UNIT
+#: A guard against endless crashes only; attempts are counted in a header. Never absent (4.x
+#: then takes 20, and reading a queue by get and nack counts) and never -1 (≤ 3.13: "at once").
+DELIVERY_LIMIT = 1_000_000
+
+Arguments = Mapping[str, str | int | bool]
+QueueType = Literal["quorum", "classic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeSpec:
+    name: str
+    type: str = "topic"
+    arguments: Arguments = field(default_factory=dict[str, str | int | bool])
+    #: Somebody else's, perhaps: taken as it is when it exists.
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSpec:
+    name: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    source: str
+    destination: str
+    key: str
+    to_exchange: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What should be there, in the order it is declared, and which bindings should not."""
+
+    exchanges: Sequence[ExchangeSpec] = ()
+    queues: Sequence[QueueSpec] = ()
+    bindings: Sequence[Binding] = ()
+    stale: Sequence[Binding] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a publication goes."""
+
+    exchange: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """One kind that one queue wants from one exchange ("" is the namespace's own)."""
+
+    kind: str
+    queue: str
+    exchange: str = ""
+
+
+class Queue:
+    """A work queue of an app, and how a worker takes from it.
+
+    `type` is "quorum" (replicated, survives the loss of a node) or "classic" (lives on one
+    node). `max_priority` gives a classic queue so many priority levels; quorum queues have
+    their own since RabbitMQ 4. These two are for ever once the queue is declared.
+    `prefetch` (default: the worker's concurrency) is how many unfinished jobs a process may
+    hold of it; `weight` is its share of the slots beside the app's other queues.
+    """
+
+    __slots__ = ("max_priority", "name", "prefetch", "type", "weight")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        type: QueueType = "quorum",
+        max_priority: int | None = None,
+        prefetch: int | None = None,
+        weight: int = 1,
+    ) -> None:
+        self.name = check_name(name, "Queue")
+        self.type: QueueType = type
+        self.max_priority = max_priority
+        self.prefetch = prefetch
+        self.weight = weight
+        if type not in ("quorum", "classic"):
+            raise DefinitionError(f"Queue {name!r} can be 'quorum' or 'classic', not {type!r}.")
+        if max_priority is not None and (type != "classic" or not 1 <= max_priority <= 255):
+            raise DefinitionError(
+                f"max_priority of queue {name!r} must be from 1 to 255, and is for type='classic' only: "
+                "quorum queues have priorities of their own since RabbitMQ 4.0, and none before."
+            )
+        if weight < 1 or (prefetch is not None and not 1 <= prefetch <= 65_535):
+            raise DefinitionError(f"weight of queue {name!r} must be 1 or more, prefetch from 1 to 65,535.")
+
+    def __repr__(self) -> str:
+        return f"Queue({self.name!r}, type={self.type!r})"
+
+
+class Topology:
+    """The plans and routes of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.jobs = namespace
+        self.queues = f"{namespace}.queues"
+        self.due = f"{namespace}.due.v1"
+        self.unroutable = f"{namespace}.unroutable.v1"
+        self.parked = f"{namespace}.parked.v1"
+        #: Declared last: who finds it finds all of `infrastructure`.
+        self.marker = ExchangeSpec(name=f"{namespace}.ready.v1", type="fanout")
+
+    def work_queue(self, name: str) -> str:
+        return f"{self.jobs}.queue.{name}"
+
+    def dead_queue(self, name: str) -> str:
+        return f"{self.jobs}.dead.{name}"
+
+    def level(self, number: int) -> str:
+        return f"{self.jobs}.delay.v1.{number:02}"
+
+    # Routes: where a publication goes.
+
+    def by_kind(self, kind: str, exchange: str = "") -> Route:
+        return Route(exchange=exchange or self.jobs, key=kind)
+
+    def to_queue(self, name: str) -> Route:
+        return Route(exchange=self.queues, key=self.work_queue(name))
+
+    def to_dead(self, name: str) -> Route:
+        return Route(exchange=self.queues, key=self.dead_queue(name))
+
+    def to_parked(self) -> Route:
+        return Route(exchange=self.queues, key=self.parked)
+
+    def delayed(self, seconds: float, *, kind: str = "", exchange: str = "", queue: str = "") -> Route:
+        """Through the delay levels: never earlier than asked, at most one unit later by rounding."""
+        units = max(1, math.ceil(round(seconds / UNIT, 6)))
+        if units >= 2**LEVELS:
+            raise ValueError(f"A delay may be {LONGEST_DELAY:,.0f} s (13.6 years) at most, not {seconds:,.0f} s.")
+        goal = _queue_key(queue) if queue else _kind_key(kind, exchange)
+        return Route(exchange=self.level(units.bit_length() - 1), key=f"{units:032b}".translate(_DOTTED) + goal)
+
+    # Plans: what should be there.
+
+    def infrastructure(self) -> Plan:
+        """What all apps of a namespace share: exchanges, the 32 levels, unroutable, parked."""
+        levels = range(LEVELS)
+        return Plan(
+            exchanges=(
+                ExchangeSpec(name=self.jobs),
+                ExchangeSpec(name=self.queues, type="direct"),
+                ExchangeSpec(name=self.unroutable, type="fanout"),
+                ExchangeSpec(name=self.due, arguments={"alternate-exchange": self.unroutable}),
+                *(ExchangeSpec(name=self.level(number)) for number in levels),
+            ),
+            queues=(
+                QueueSpec(name=self.unroutable, arguments=_QUORUM),
+                QueueSpec(name=self.parked, arguments=_QUORUM),
+                *(self._level_queue(number) for number in levels),
+            ),
+            bindings=(
+                Binding(source=self.unroutable, destination=self.unroutable, key=""),
+                Binding(source=self.queues, destination=self.parked, key=self.parked),
+                *(binding for number in levels for binding in self._level_bindings(number)),
+            ),
+        )
+
+    def app(self, queues: Iterable[Queue], wanted: Sequence[Subscription]) -> Plan:
+        """An app's own queues with their dead letters, and just the kinds each should get."""
+        own = list(queues)
+        stale = [
+            Subscription(kind=each.kind, queue=queue.name, exchange=each.exchange)
+            for each in wanted
+            for queue in own
+            if Subscription(kind=each.kind, queue=queue.name, exchange=each.exchange) not in wanted
+        ]
+        foreign = sorted({each.exchange for each in wanted if each.exchange})
+        return Plan(
+            exchanges=[ExchangeSpec(name=name, adopted=True) for name in foreign],
+            queues=[spec for queue in own for spec in (self._work_queue(queue), self._dead_queue(queue))],
+            bindings=[
+                *(binding for queue in own for binding in self._queue_bindings(queue.name)),
+                *(binding for each in wanted for binding in self._subscription(each)),
+            ],
+            stale=[binding for each in stale for binding in self._subscription(each)],
+        )
+
+    def _level_queue(self, number: int) -> QueueSpec:
+        return QueueSpec(
+            name=self.level(number),
+            arguments={
+                **_QUORUM,
+                # The TTL belongs to the queue: RabbitMQ expires only from the head, so mixed
+                # delays in one queue would wait for the slowest.
+                "x-message-ttl": 2**number * UNIT_MS,
+                "x-dead-letter-exchange": self.level(number - 1) if number else self.due,
+                **_AT_LEAST_ONCE,
+            },
+        )
+
+    def _level_bindings(self, number: int) -> tuple[Binding, Binding]:
+        here, below = self.level(number), self.level(number - 1) if number else self.due
+        before = "*." * (LEVELS - 1 - number)
+        return (
+            Binding(source=here, destination=here, key=f"{before}1.#"),
+            Binding(source=here, destination=below, key=f"{before}0.#", to_exchange=True),
+        )
+
+    def _work_queue(self, queue: Queue) -> QueueSpec:
+        # `reject` is our last resort for a message the broker will not take back from us; then
+        # its own dead-lettering moves it. There is no length limit, so nothing is ever refused:
+        # a full target would block the delay levels for everybody.
+        last_resort: Arguments = {
+            "x-dead-letter-exchange": self.queues,
+            "x-dead-letter-routing-key": self.dead_queue(queue.name),
+        }
+        if queue.type == "quorum":
+            return QueueSpec(
+                name=self.work_queue(queue.name), arguments={**_QUORUM, **last_resort, **_AT_LEAST_ONCE}
+            )
+        priority: Arguments = {} if queue.max_priority is None else {"x-max-priority": queue.max_priority}
+        return QueueSpec(
+            name=self.work_queue(queue.name), arguments={"x-queue-type": "classic", **last_resort, **priority}
+        )
+
+    def _dead_queue(self, queue: Queue) -> QueueSpec:
+        return QueueSpec(name=self.dead_queue(queue.name), arguments=_QUORUM)
+
+    def _queue_bindings(self, name: str) -> Iterable[Binding]:
+        work, dead = self.work_queue(name), self.dead_queue(name)
+        yield Binding(source=self.queues, destination=work, key=work)
+        yield Binding(source=self.queues, destination=dead, key=dead)
+        yield Binding(source=self.due, destination=work, key=_STARS + _queue_key(name))
+
+    def _subscription(self, wanted: Subscription) -> Iterable[Binding]:
+        work = self.work_queue(wanted.queue)
+        yield Binding(source=wanted.exchange or self.jobs, destination=work, key=wanted.kind)
+        yield Binding(source=self.due, destination=work, key=_STARS + _kind_key(wanted.kind, wanted.exchange))
+
+
+def few_hops(seconds: float) -> float:
+    """A delay rounded up to five significant bits: at most five levels, at most 6 % longer.
+
+    For retries, whose delays are nobody's appointment; each level costs the broker a hop.
+    """
+    units = math.ceil(round(seconds / UNIT, 6))
+    spare = max(0, units.bit_length() - 5)
+    return min((-(-units >> spare) << spare) * UNIT, LONGEST_DELAY)
+
+
+_QUORUM: Arguments = {
+    "x-queue-type": "quorum",
+    "x-queue-leader-locator": "balanced",
+    "x-delivery-limit": DELIVERY_LIMIT,
+}
+#: All three are needed, or dead-lettering silently becomes at-most-once.
+_AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+#: Arguments that may differ from ours on a queue that exists: a warning, not an error.
+SAFE_TO_LEAVE = frozenset({"x-delivery-limit", "x-queue-leader-locator", "x-consumer-timeout"})
+
+_STARS = "*." * LEVELS
+_DOTTED = cast("dict[int, str]", str.maketrans({"0": "0.", "1": "1."}))
+
+
+def _queue_key(name: str) -> str:
+    return f"queue.{name}"
+
+
+def _kind_key(kind: str, exchange: str) -> str:
+    # An exchange's dots become slashes: one word, so that no name is another one's beginning.
+    return f"exchange.{exchange.replace('.', '/')}.{kind}" if exchange else f"kind.{kind}"

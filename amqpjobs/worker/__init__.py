@@ -1,0 +1,5 @@
+"""What works jobs off: slots, execution, settling."""
+
+from amqpjobs.worker.worker import Worker
+
+__all__ = ["Worker"]

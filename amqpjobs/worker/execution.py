@@ -1,0 +1,171 @@
+"""Run one envelope and say how it ended.
+
+Nothing here sees AMQP: an envelope goes in, an outcome comes out, whatever the handler does.
+The steps are guards first (expired, unknown, too new, invalid), then the run itself inside
+its middlewares, then what an exception means.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from amqpjobs.clock import Clock, Deadline
+from amqpjobs.codec import job_from
+from amqpjobs.context import JobContext, enter_context
+from amqpjobs.envelope import Envelope
+from amqpjobs.errors import InvalidArgumentsError, UnknownKindError, UnknownVersionError
+from amqpjobs.events import Events, JobStarted
+from amqpjobs.handle import Enqueue
+from amqpjobs.middleware import RunMiddleware, around_run
+from amqpjobs.outcome import (
+    Cancel,
+    Cancelled,
+    Completed,
+    Dead,
+    DeadReason,
+    Expired,
+    Outcome,
+    Retry,
+    Retrying,
+    Snooze,
+    Snoozed,
+)
+from amqpjobs.registry import Handler, Registry
+from amqpjobs.settings import Settings
+from amqpjobs.worker.threads import Threads
+
+
+class Execution:
+    """Runs envelopes with the handlers of one app."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        settings: Settings,
+        clock: Clock,
+        events: Events,
+        threads: Threads,
+        state: Any,
+        enqueue: Enqueue,
+        middlewares: Sequence[RunMiddleware] = (),
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._clock = clock
+        self._events = events
+        self._threads = threads
+        self._state = state
+        self._enqueue = enqueue
+        self._middlewares = middlewares
+
+    async def run(self, envelope: Envelope) -> Outcome:
+        """The outcome of this attempt. Only a cancellation from outside is raised."""
+        if envelope.expires_at is not None and self._clock.now() >= envelope.expires_at:
+            return Expired()
+        handler = self._registry.get(envelope.kind)
+        if handler is None:
+            return self._unknown(envelope, DeadReason.UNKNOWN_KIND, _no_handler(envelope))
+        if (envelope.version or 1) > handler.version:
+            return self._unknown(envelope, DeadReason.UNKNOWN_VERSION, _too_new(envelope, handler))
+        try:
+            job = job_from(handler.job, envelope.payload)
+        except InvalidArgumentsError as error:
+            return Dead(DeadReason.INVALID_ARGUMENTS, error)
+        return await self._attempt(envelope, handler, job)
+
+    async def _attempt(self, envelope: Envelope, handler: Handler, job: Any) -> Outcome:
+        timeout = envelope.timeout or handler.timeout or self._settings.timeout
+        context = JobContext[Any](
+            envelope=envelope,
+            state=self._state,
+            max_attempts=envelope.max_attempts or handler.max_attempts or self._settings.max_attempts,
+            deadline=self._clock.now() + timedelta(seconds=timeout),
+            enqueue=self._enqueue,
+        )
+        enter_context(context)
+        if self._events.wanted(JobStarted):
+            self._events.emit(JobStarted(envelope))
+        try:
+            if self._middlewares:
+                return await around_run(self._middlewares, partial(self._call, handler, job, timeout))(context)
+            return await self._call(handler, job, timeout, context)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            return self._failed(context, handler, error)
+
+    async def _call(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
+        arguments = (job, context) if handler.wants_context else (job,)
+        if handler.is_async:
+            return Completed(await self._within(timeout, handler, arguments))
+        started = self._clock.monotonic()
+        result = await self._threads.call(partial(handler.function, *arguments))
+        if self._clock.monotonic() - started > timeout:
+            raise _Overrun(f"It ran longer than its timeout of {timeout:g} s; a thread cannot be stopped.")
+        return Completed(result)
+
+    async def _within(self, timeout: float, handler: Handler, arguments: tuple[Any, ...]) -> object:
+        limit: Deadline | None = None
+        try:
+            async with self._clock.timeout(timeout) as limit:
+                return await handler.function(*arguments)
+        except TimeoutError as error:
+            if limit is None or not limit.expired():
+                raise  # the handler's own
+            raise _Overrun(f"It ran longer than its timeout of {timeout:g} s.") from error
+
+    def _failed(self, context: JobContext[Any], handler: Handler, error: BaseException) -> Outcome:
+        match error:
+            case Snooze():
+                return Snoozed(error.delay, error.reason)
+            case Cancel():
+                return Cancelled(error.reason)
+            case Retry() if error.delay is not None:
+                delay: float | None = error.delay
+            case _:
+                delay = handler.retry.delay_after(context.attempt, error)
+        if delay is None:
+            return Dead(DeadReason.NOT_RETRYABLE, error)
+        if context.is_last_attempt:
+            return Dead(DeadReason.ATTEMPTS_EXHAUSTED, error)
+        return Retrying(delay, error)
+
+    def _unknown(
+        self, envelope: Envelope, reason: DeadReason, error: UnknownKindError | UnknownVersionError
+    ) -> Outcome:
+        """Often a rolling deployment: wait for a worker that knows it, twice as long each time."""
+        since = envelope.unknown_since or self._clock.now()
+        waited = max(0.0, (self._clock.now() - since).total_seconds())
+        if waited >= self._settings.unknown_window:
+            return Dead(reason, error)
+        return Snoozed(max(self._settings.unknown_delay, waited), str(error), unknown=True)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether the worker cancels this run; a handler may also raise CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class _Overrun(TimeoutError):
+    """The attempt took longer than its timeout."""
+
+
+_Overrun.__name__ = _Overrun.__qualname__ = "TimeoutError"
+
+
+def _no_handler(envelope: Envelope) -> UnknownKindError:
+    return UnknownKindError(
+        f"No handler for kind {envelope.kind[:200]!r} on queue {envelope.queue!r}. Register one with @app.handler, "
+        "or add the kind to a job's aliases."
+    )
+
+
+def _too_new(envelope: Envelope, handler: Handler) -> UnknownVersionError:
+    return UnknownVersionError(
+        f"The payload of {envelope.kind!r} has version {envelope.version}, and this worker knows up to "
+        f"{handler.version}. Deploy the newer code."
+    )
