@@ -1,0 +1,40 @@
+# Everything a contributor runs. `make` alone explains.
+
+python := .venv/bin/python
+installed := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup rabbitmq test check format clean
+
+help: ## Show this
+	@echo "First time: make setup rabbitmq test. Before pushing: make check test."
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(installed) ## Create .venv and install amqpjobs in it, editable, with everything for its development
+
+# A stamp, so that this is done again only when pyproject.toml changes.
+$(installed): pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amqpjobs needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
+	@test -x $(python) || python3 -m venv .venv
+	$(python) -m pip install --quiet --editable '.[all,test,check]'
+	@touch $@
+
+rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu: as root)
+	@tests/support/install_rabbitmq.sh
+
+test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
+	$(python) -m pytest
+
+check: setup ## Formatting, lint and types, as CI sees them
+	$(python) -m ruff format --check
+	$(python) -m ruff check
+	$(python) -m mypy
+	$(python) -m pyright
+
+format: setup ## Format the code and fix what can be fixed
+	$(python) -m ruff check --fix
+	$(python) -m ruff format
+
+clean: ## Remove what was generated, .venv included
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""What every test may ask for: a broker, its URL, names that nobody else uses, brokers to break.
+
+The broker is a private node (`tests.support.rabbitmq`), started when a test first asks for it and shared by
+the run. With AMQPJOBS_TEST_URL set, tests that only need `url` use that broker instead; tests that stop
+and break brokers still start their own. Where no RabbitMQ is installed these tests fail, and say what to
+install: a suite that skips them would prove nothing.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from itertools import count
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import pytest
+from _pytest.capture import CaptureManager
+
+from tests.support.rabbitmq import Node, broker_version
+
+TEST_URL = "AMQPJOBS_TEST_URL"
+
+
+class MakeNode(Protocol):
+    """Start a node of one's own; see `Node` for the arguments."""
+
+    def __call__(self, *, conf: str = ..., advanced: str = ...) -> Node: ...
+
+
+def pytest_configure() -> None:
+    # Settings of whoever runs the tests must not change what they show.
+    for name in [name for name in os.environ if name.startswith("AMQPJOBS_") and name != TEST_URL]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(pytestconfig: pytest.Config) -> Iterator[Node]:
+    """The private node of the whole run. Do not stop it: `make_node` gives you one that you may."""
+    with Node() as node:
+        announce(pytestconfig, f"RabbitMQ {node.version}, a private node on port {node.port}")
+        yield node
+
+
+@pytest.fixture(scope="session")
+def url(request: pytest.FixtureRequest) -> str:
+    """Where a broker answers: AMQPJOBS_TEST_URL, or the run's private node."""
+    outside = os.environ.get(TEST_URL)
+    if outside is None:
+        node: Node = request.getfixturevalue("rabbitmq")
+        return node.url
+    place = urlsplit(outside)
+    host, port = place.hostname or "localhost", place.port or 5672
+    announce(request.config, f"RabbitMQ {broker_version(host, port)} on {host}:{port}, from {TEST_URL}")
+    return outside
+
+
+@pytest.fixture(scope="session")
+def unique() -> Callable[[], str]:
+    """Makes names such as `t3f9a-1`, of letters, digits and dashes, new in each call and each run."""
+    run, numbers = f"t{secrets.token_hex(3)}", count(1)
+    return lambda: f"{run}-{next(numbers)}"
+
+
+@pytest.fixture
+def make_node() -> Iterator[MakeNode]:
+    """Starts nodes for one test, which may stop, kill, freeze and configure them; closes them after it."""
+    with ExitStack() as nodes:
+
+        def make(*, conf: str = "", advanced: str = "[].") -> Node:
+            return nodes.enter_context(Node(conf=conf, advanced=advanced))
+
+        yield make
+
+
+def announce(config: pytest.Config, line: str) -> None:
+    """One line on the terminal, past pytest's capture."""
+    capture: object = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if isinstance(capture, CaptureManager) else nullcontext():
+        config.get_terminal_writer().line(f"\n{line}")

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Sees to it that a RabbitMQ server is installed on this machine; the tests start private nodes of it.
+#
+# Debian's package starts a broker on port 5672 at once. Nobody here wants that one, and it would
+# stand in the way of a broker that the owner of the machine runs, so the service is not started.
+set -eu
+
+# The second folder is Debian's own, and not on anybody's PATH.
+if PATH="$PATH:/usr/lib/rabbitmq/bin" command -v rabbitmq-server >/dev/null; then
+  exit 0
+fi
+
+missing() {
+  cat >&2 <<HELP
+RabbitMQ is not installed here, and the tests need its server (3.10 or newer): $1.
+Install it so that rabbitmq-server and rabbitmqctl are on PATH, and do not start it:
+  Debian, Ubuntu   sudo make rabbitmq
+  Fedora           sudo dnf install rabbitmq-server
+  macOS            brew install rabbitmq, and add \$(brew --prefix)/sbin to PATH
+  elsewhere        https://www.rabbitmq.com/docs/download
+HELP
+  exit 1
+}
+
+command -v apt-get >/dev/null || missing "without apt-get it cannot be installed from here"
+[ "$(id -u)" -eq 0 ] || missing "apt-get needs root"
+
+work=$(mktemp -d)
+policy=/usr/sbin/policy-rc.d # asked by Debian before any service is started; 101 means no
+restore() {
+  rm -f "$policy"
+  if [ -e "$work/policy" ] || [ -L "$work/policy" ]; then mv "$work/policy" "$policy"; fi
+  rm -rf "$work"
+}
+trap restore EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$work/policy"; fi
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+quietly() { # the output is worth reading only when something went wrong
+  "$@" >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; missing "'$*' failed"; }
+}
+export DEBIAN_FRONTEND=noninteractive
+# Somebody else's apt may hold the lock for a moment.
+quietly apt-get -q -o DPkg::Lock::Timeout=300 update
+quietly apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends rabbitmq-server
+echo "Installed rabbitmq-server $(dpkg-query -W -f '${Version}' rabbitmq-server); its service was not started."
