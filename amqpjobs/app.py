@@ -150,7 +150,8 @@ class App(Generic[S]):
         function = getattr(job, "run", None)
         if function is None:
             raise DefinitionError(
-                f"{job.__name__} has no method `run`. Write one, or register a function with @app.handler({job.__name__})."
+                f"{job.__name__} has no method `run`. Write one, or register a function "
+                f"with @app.handler({job.__name__})."
             )
         self.registry.add(job, function, options, is_method=True)
         return job

@@ -148,15 +148,16 @@ class Client:
         now = self._clock.now()
         route = route or self._route(envelope, now)
         return Publication(
-            exchange=route.exchange, routing_key=route.key, body=envelope.payload, properties=encode(envelope, now)
+            exchange=route.exchange,
+            routing_key=route.key,
+            body=envelope.payload,
+            properties=encode(envelope, now),
         )
 
     def _route(self, envelope: Envelope, now: datetime) -> Route:
         seconds = _seconds_until(envelope.run_at, now)
         if seconds > 0:
-            return self._topology.delayed(
-                seconds, kind=envelope.kind, exchange=envelope.exchange, queue=envelope.queue
-            )
+            return self._topology.delayed(seconds, kind=envelope.kind, exchange=envelope.exchange, queue=envelope.queue)
         if envelope.queue:
             return self._topology.to_queue(envelope.queue)
         return self._topology.by_kind(envelope.kind, envelope.exchange)

@@ -124,7 +124,7 @@ def decode(delivery: Delivery) -> Envelope:
 def job_from(cls: type[J], payload: bytes) -> J:
     """The typed job of a payload. Raises InvalidArgumentsError."""
     try:
-        return cls.__pydantic_validator__.validate_json(payload)
+        return cls.model_validate_json(payload)
     except ValidationError as error:
         problems = problems_of(error)
         shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
@@ -235,9 +235,7 @@ def _number(headers: Headers, name: str, *, least: int = 0, most: int = 2**31 - 
         return None
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
-    raise UnreadableError(
-        f"The header {PREFIX + name} must be a whole number from {least} to {most}, {_not(value)}."
-    )
+    raise UnreadableError(f"The header {PREFIX + name} must be a whole number from {least} to {most}, {_not(value)}.")
 
 
 def _time(headers: Headers, name: str) -> datetime | None:

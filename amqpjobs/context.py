@@ -104,4 +104,3 @@ def current_context() -> JobContext[Any] | None:
 def enter_context(context: JobContext[Any]) -> None:
     """Make it the current one for this task and what it starts."""
     _current.set(context)
-

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
+from typing import Generic, Literal, Protocol, TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
@@ -64,5 +64,4 @@ class Enqueue(Protocol):
 
 def result_of(job: Job[R]) -> type[R]:
     """The result type of a job object."""
-    kind: Any = type(job)
-    return kind.result_type()
+    return type(job).result_type()

@@ -11,6 +11,7 @@ plain `type[Job[R]]` would let wrong results through.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
@@ -92,7 +93,7 @@ class Job(BaseModel, Generic[R]):
     __amqpjobs__: ClassVar[JobOptions]
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
         if cls.__pydantic_generic_metadata__["origin"] is None:  # not Job[Receipt] itself
             cls.__amqpjobs__ = _checked(cls, options)
 
@@ -147,7 +148,7 @@ def hint(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
 
 
-def _checked(cls: type[Job[Any]], options: ClassOptions) -> JobOptions:
+def _checked(cls: type[Job[Any]], options: Mapping[str, object]) -> JobOptions:
     known = [each.name for each in fields(JobOptions)]
     for name in options:
         if name not in known:
@@ -171,7 +172,7 @@ def _check_values(owner: str, made: JobOptions) -> None:
         check_exchange(made.exchange)
     if made.queue:
         check_name(made.queue, f"The queue of {owner},")
-    at_least_one = {"version": made.version, "max_attempts": made.max_attempts}
+    at_least_one: dict[str, object] = {"version": made.version, "max_attempts": made.max_attempts}
     for name, number in at_least_one.items():
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise DefinitionError(f"{name} of {owner} must be a whole number from 1 up, not {number!r}.")
@@ -194,11 +195,9 @@ def check_exchange(name: str) -> str:
 
 
 def _plain(value: object) -> Any:
-    if isinstance(value, str | bool | RetryPolicy | Mapping):
-        return value
-    if isinstance(value, Sequence):
-        return tuple(value)
-    return value if isinstance(value, int) else in_seconds(cast("Seconds", value))
+    if isinstance(value, list):
+        return tuple(cast("list[object]", value))
+    return in_seconds(value) if isinstance(value, timedelta) else value
 
 
 @cache

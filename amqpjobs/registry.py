@@ -68,7 +68,12 @@ class Registry:
         return self._by_kind.get(kind)
 
     def add(
-        self, job: type[Job[Any]], function: Callable[..., Any], options: HandlerOptions, *, is_method: bool = False
+        self,
+        job: type[Job[Any]],
+        function: Callable[..., Any],
+        options: HandlerOptions,
+        *,
+        is_method: bool = False,
     ) -> None:
         """Register a handler. Raises DefinitionError and its kin."""
         _check_option_names(job, options)
@@ -80,7 +85,7 @@ class Registry:
                     f"Kind {kind!r} is handled by {other.name} for {other.job.__name__} already; "
                     f"{handler.name} for {job.__name__} needs another kind."
                 )
-        self._by_kind.update({kind: handler for kind in (handler.kind, *options_of(job).aliases)})
+        self._by_kind.update(dict.fromkeys((handler.kind, *options_of(job).aliases), handler))
         self._handlers.append(handler)
 
     def queues(self, declared: Iterable[Queue]) -> list[Queue]:

@@ -56,7 +56,9 @@ class RetryPolicy:
         """This policy after so many retries that wait for nothing."""
         return replace(self, immediate=retries)
 
-    def delay_after(self, attempt: int, error: BaseException, chance: Callable[[], float] = random.random) -> float | None:
+    def delay_after(
+        self, attempt: int, error: BaseException, chance: Callable[[], float] = random.random
+    ) -> float | None:
         """Seconds until the next try after this attempt (from 1) failed, or None: give up."""
         for kind, policy in self.rules:
             if isinstance(error, kind):
@@ -109,9 +111,7 @@ def delays(*seconds: Seconds, jitter: float = 0.0) -> RetryPolicy:
     if not seconds:
         raise DefinitionError("delays() needs at least one delay, as in delays(1, 5, 30).")
     spans = tuple(_span(each) for each in seconds)
-    return RetryPolicy(
-        backoff=lambda failure: spans[min(failure, len(spans)) - 1], cap=max(spans), jitter=jitter
-    )
+    return RetryPolicy(backoff=lambda failure: spans[min(failure, len(spans)) - 1], cap=max(spans), jitter=jitter)
 
 
 def decide(function: Decide) -> RetryPolicy:

@@ -16,7 +16,7 @@ broker's dead-letter worker would hold up every other delay: seen on RabbitMQ 4.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 from amqpjobs.errors import DefinitionError
 from amqpjobs.job import check_name
@@ -101,7 +101,7 @@ class Queue:
         self,
         name: str,
         *,
-        type: QueueType = "quorum",
+        type: QueueType = "quorum",  # noqa: A002  (the broker's own word)
         max_priority: int | None = None,
         prefetch: int | None = None,
         weight: int = 1,
@@ -243,9 +243,7 @@ class Topology:
             "x-dead-letter-routing-key": self.dead_queue(queue.name),
         }
         if queue.type == "quorum":
-            return QueueSpec(
-                name=self.work_queue(queue.name), arguments={**_QUORUM, **last_resort, **_AT_LEAST_ONCE}
-            )
+            return QueueSpec(name=self.work_queue(queue.name), arguments={**_QUORUM, **last_resort, **_AT_LEAST_ONCE})
         priority: Arguments = {} if queue.max_priority is None else {"x-max-priority": queue.max_priority}
         return QueueSpec(
             name=self.work_queue(queue.name), arguments={"x-queue-type": "classic", **last_resort, **priority}
@@ -272,8 +270,9 @@ def few_hops(seconds: float) -> float:
     For retries, whose delays are nobody's appointment; each level costs the broker a hop.
     """
     units = math.ceil(round(seconds / UNIT, 6))
-    spare = max(0, units.bit_length() - 5)
-    return min((-(-units >> spare) << spare) * UNIT, LONGEST_DELAY)
+    spare = 2.0 ** max(0, units.bit_length() - 5)
+    rounded = math.ceil(units / spare) * spare * UNIT
+    return rounded if rounded < LONGEST_DELAY else LONGEST_DELAY
 
 
 _QUORUM: Arguments = {
@@ -287,7 +286,7 @@ _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overf
 SAFE_TO_LEAVE = frozenset({"x-delivery-limit", "x-queue-leader-locator", "x-consumer-timeout"})
 
 _STARS = "*." * LEVELS
-_DOTTED = cast("dict[int, str]", str.maketrans({"0": "0.", "1": "1."}))
+_DOTTED = str.maketrans({"0": "0.", "1": "1."})
 
 
 def _queue_key(name: str) -> str:

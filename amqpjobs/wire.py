@@ -7,7 +7,7 @@ came on and can be settled there or not at all; a `Publication` says where bytes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, cast
 
 #: A value in a header table, as the client decodes it (also Decimal, bytearray, None, nested).
 HeaderValue = object
@@ -84,8 +84,8 @@ def _value_size(value: HeaderValue) -> int:
         case bytes() | bytearray():
             return 5 + len(value)
         case dict():
-            return 1 + table_size(value)  # pyright: ignore[reportUnknownArgumentType]
+            return 1 + table_size(cast("Headers", value))
         case list():
-            return 5 + sum(_value_size(each) for each in value)  # pyright: ignore[reportUnknownVariableType]
+            return 5 + sum(_value_size(each) for each in cast("list[HeaderValue]", value))
         case _:
             return 9

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import aio_pika
 import aiormq
 import aiormq.exceptions
-from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 
 from amqpjobs.amqp.guard import GuardedTransport
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
@@ -43,7 +44,7 @@ class Session:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        connection.closing.add_done_callback(self._on_closed)
+        _closing(connection).add_done_callback(self._on_closed)
 
     @property
     def is_open(self) -> bool:
@@ -53,18 +54,18 @@ class Session:
     def broker(self) -> str:
         """What the broker says it is: "RabbitMQ 4.0.5"."""
         properties = self._connection.server_properties or {}
-        return f"{properties.get('product', 'broker')} {properties.get('version', '?')}"
+        return f"{properties.get('product')!s} {properties.get('version')!s}"
 
-    async def channel(self, *, confirms: bool) -> AbstractChannel:
+    async def channel(self, *, confirms: bool) -> Channel:
         """A channel of its own; when it closes, the session fails."""
-        channel = await self._connection.channel(publisher_confirms=confirms, frame_buffer_size=FRAME_BUFFER)
-        channel.closing.add_done_callback(self._on_closed)
+        channel = await self._open(confirms=confirms)
+        _closing(channel).add_done_callback(self._on_closed)
         return channel
 
     @contextlib.asynccontextmanager
-    async def scratch(self) -> AsyncIterator[AbstractChannel]:
+    async def scratch(self) -> AsyncGenerator[Channel]:
         """A channel that may be lost: declares that are refused close theirs, and no other."""
-        channel = await self._connection.channel(publisher_confirms=True, frame_buffer_size=FRAME_BUFFER)
+        channel = await self._open(confirms=True)
         try:
             yield channel
         finally:
@@ -87,8 +88,17 @@ class Session:
         with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
             await asyncio.wait_for(self._connection.close(), 5)
 
+    async def _open(self, *, confirms: bool) -> Channel:
+        channel = await self._connection.channel(publisher_confirms=confirms, frame_buffer_size=FRAME_BUFFER)
+        return cast("Channel", channel)
+
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
         self.fail(None if closing.cancelled() else closing.exception())
+
+
+def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
+    """Done when it is closed; the library leaves its type open."""
+    return cast("asyncio.Future[object]", closable.closing)  # pyright: ignore[reportUnknownMemberType]
 
 
 Prepare = Callable[[Session], Awaitable[None]]
@@ -186,7 +196,7 @@ class Link:
 
     def _pause(self, failures: int) -> float:
         # Half of it chance, so that a thousand workers do not come back at once.
-        longest = min(self._settings.reconnect_cap, 0.25 * 2 ** min(failures, 16))
+        longest = min(self._settings.reconnect_cap, 0.25 * 2.0 ** min(failures, 16))
         return longest * random.uniform(0.5, 1.0)
 
     def _closed(self) -> BrokerUnavailableError:
@@ -207,7 +217,10 @@ async def open_session(url: str, settings: Settings, role: str) -> Session:
             connection = aio_pika.Connection(
                 aio_pika.connection.make_url(url, heartbeat=settings.heartbeat),
                 ssl_context=_tls(settings) if url.startswith("amqps:") else None,
-                client_properties={"product": "amqpjobs", "connection_name": f"amqpjobs {role} on {host_name()}"},
+                client_properties={
+                    "product": "amqpjobs",
+                    "connection_name": f"amqpjobs {role} on {host_name()}",
+                },
             )
             connection.kwargs["transport_factory"] = GuardedTransport()
             await connection.connect()

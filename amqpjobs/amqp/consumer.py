@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import aiormq
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Session
 from amqpjobs.amqp.guard import DEFECT_HEADER
@@ -21,7 +22,7 @@ OnDelivery = Callable[[Delivery], None]
 class ChannelSettler:
     """Settles deliveries on the channel they came on."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     @property
@@ -50,7 +51,7 @@ class ChannelSettler:
 class Consumer:
     """One queue's consumer within one session."""
 
-    def __init__(self, channel: AbstractChannel, tag: str) -> None:
+    def __init__(self, channel: Channel, tag: str) -> None:
         self._channel = channel
         self._tag = tag
 

@@ -10,7 +10,7 @@ import re
 from typing import Self
 
 import aiormq.exceptions
-from aiormq.abc import AbstractChannel
+from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import Session
 from amqpjobs.errors import AccessRefusedError, BrokerError, TopologyMismatchError
@@ -131,7 +131,7 @@ class _Desk:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._stack = contextlib.AsyncExitStack()
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,7 +139,7 @@ class _Desk:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
-    async def channel(self) -> AbstractChannel:
+    async def channel(self) -> Channel:
         if self._channel is None or self._channel.is_closed:
             self._channel = await self._stack.enter_async_context(self._session.scratch())
         return self._channel

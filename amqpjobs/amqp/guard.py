@@ -133,7 +133,9 @@ def _short(raw: bytes) -> bytes:
 
 
 def _told_header(payload: bytes, error: Exception) -> bytes:
-    words = "they are nested too deep" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"[:200]
+    words = (
+        "they are nested too deep" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"[:200]
+    )
     size = int.from_bytes(payload[4:12], "big")
     properties = aiormq.spec.Basic.Properties(
         headers={

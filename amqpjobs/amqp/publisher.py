@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import aiormq
 import aiormq.exceptions
-from aiormq.abc import AbstractChannel
+from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.table import ExactProperties
@@ -45,7 +45,7 @@ class Publisher:
         self._link = link
         self._longest_body = longest_body
         self._session: Session | None = None
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._confirmed = 0
 
@@ -107,13 +107,13 @@ class Publisher:
                 group.create_task(lane())
         return done
 
-    def _drop(self, channel: AbstractChannel) -> None:
+    def _drop(self, channel: Channel) -> None:
         if self._channel is channel:
             self._channel = None
         if self._session is not None and not channel.is_closed:
             self._session.fail(UnconfirmedError("The broker confirmed nothing within the deadline."))
 
-    async def _open_channel(self) -> AbstractChannel:
+    async def _open_channel(self) -> Channel:
         if self._channel is not None and not self._channel.is_closed:
             return self._channel
         async with self._opening:
@@ -122,7 +122,9 @@ class Publisher:
                 try:
                     self._channel = await self._session.channel(confirms=True)
                 except CLIENT_ERRORS as error:
-                    raise BrokerUnavailableError(f"The connection was lost while opening a channel: {error!r}") from error
+                    raise BrokerUnavailableError(
+                        f"The connection was lost while opening a channel: {error!r}"
+                    ) from error
             return self._channel
 
 

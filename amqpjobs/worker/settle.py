@@ -12,7 +12,15 @@ from datetime import datetime
 
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.clock import Clock
-from amqpjobs.codec import ERROR_BUDGET, TRACEBACK_BUDGET, as_it_came, clip, encode, milliseconds, within_budget
+from amqpjobs.codec import (
+    ERROR_BUDGET,
+    TRACEBACK_BUDGET,
+    as_it_came,
+    clip,
+    encode,
+    milliseconds,
+    within_budget,
+)
 from amqpjobs.effects import Effect, follow_ups
 from amqpjobs.envelope import Envelope
 from amqpjobs.errors import AmqpJobsError, BrokerError, DecodeError, UnconfirmedError, UnroutableError
@@ -32,7 +40,13 @@ class Settler:
     """Settles the deliveries of one worker."""
 
     def __init__(
-        self, *, topology: Topology, publisher: Publisher, clock: Clock, events: Events, effects: Sequence[Effect] = ()
+        self,
+        *,
+        topology: Topology,
+        publisher: Publisher,
+        clock: Clock,
+        events: Events,
+        effects: Sequence[Effect] = (),
     ) -> None:
         self._topology = topology
         self._publisher = publisher

@@ -115,7 +115,11 @@ class Worker:
         self._publishing = Link("worker publisher", app.settings, app.events, self._prepare_nothing)
         self._publisher = Publisher(self._publishing, longest_body=_longest(app.settings))
         self._settler = Settler(
-            topology=app.topology, publisher=self._publisher, clock=app.clock, events=app.events, effects=app.effects
+            topology=app.topology,
+            publisher=self._publisher,
+            clock=app.clock,
+            events=app.events,
+            effects=app.effects,
         )
         self._execution: Execution | None = None
         self._client: Client | None = None
@@ -379,5 +383,6 @@ def _longest(settings: Settings) -> int:
 
 def _too_large(delivery: Delivery, settings: Settings) -> TooLargeError:
     return TooLargeError(
-        f"The body has {len(delivery.body)} bytes, and this worker takes {settings.max_body} at most (AMQPJOBS_MAX_BODY)."
+        f"The body has {len(delivery.body)} bytes, and this worker takes {settings.max_body} at most "
+        "(AMQPJOBS_MAX_BODY)."
     )

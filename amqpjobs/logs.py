@@ -1,0 +1,221 @@
+"""Log lines: code emits an event, and the line is written here. One line per fact.
+
+On a terminal a line is for a person; elsewhere it is one JSON object, its fields beside the
+text. Whatever comes from the wire loses its control characters first: a kind or an error
+text must not move a terminal's cursor or forge a line.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+from amqpjobs.codec import dumps
+from amqpjobs.envelope import Envelope
+from amqpjobs.events import (
+    ConnectionLost,
+    ConnectionOpened,
+    Events,
+    JobEnded,
+    JobEnqueued,
+    JobParked,
+    JobStarted,
+    MessageDied,
+    ParkedReleased,
+    SettleFailed,
+    TopologyDrifted,
+    WorkerStarted,
+    WorkerStopped,
+    WorkerStopping,
+)
+from amqpjobs.outcome import Cancelled, Completed, Dead, Expired, Outcome, Retrying, Returned, Snoozed
+from amqpjobs.settings import Settings, log_level_number, wants_readable_logs
+
+_log = logging.getLogger("amqpjobs")
+#: What a LogRecord has by itself; all else came as a field.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m", "DEBUG": "\x1b[2m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Send all log lines of this process to stderr, in the form the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    readable = wants_readable_logs(settings.log_format)
+    handler.setFormatter(ReadableFormatter(colour=sys.stderr.isatty()) if readable else JsonFormatter())
+    logging.basicConfig(level=log_level_number(settings.log_level), handlers=[handler], force=True)
+    # The client library logs each failed connect and each close with a traceback; we tell them once.
+    for name in ("aiormq", "aio_pika"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def log_events(events: Events) -> None:
+    """Write a line for each event worth one."""
+    events.subscribe(JobEnqueued, _enqueued)
+    events.subscribe(JobParked, _parked)
+    if _log.isEnabledFor(logging.DEBUG):
+        events.subscribe(JobStarted, _started)
+    events.subscribe(JobEnded, _ended)
+    events.subscribe(MessageDied, _died)
+    events.subscribe(SettleFailed, _settle_failed)
+    events.subscribe(ConnectionOpened, _opened)
+    events.subscribe(ConnectionLost, _lost)
+    events.subscribe(TopologyDrifted, _drifted)
+    events.subscribe(ParkedReleased, _released)
+    events.subscribe(WorkerStarted, _worker_started)
+    events.subscribe(WorkerStopping, _worker_stopping)
+    events.subscribe(WorkerStopped, _worker_stopped)
+
+
+def printable(text: str) -> str:
+    """Text from the wire without control characters: line breaks and terminal escapes among them."""
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+class ReadableFormatter(logging.Formatter):
+    """`12:30:01.250 INFO  completed  kind=email.send job_id=… attempt=1`, a traceback below."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{name}={_shown(value)}" for name, value in _fields(record).items())
+        line = f"{time} {record.levelname:<7} {printable(record.getMessage())}"
+        if self._colour:
+            line = f"{_COLOURS.get(record.levelname, '')}{line}{_PLAIN}"
+            fields = f"{_DIM}{fields}{_PLAIN}" if fields else ""
+        trace = _trace(record)
+        return "  ".join(part for part in (line, fields) if part) + (f"\n{_keep_lines(trace)}" if trace else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        trace = _trace(record)
+        if trace:
+            line["traceback"] = trace
+        return dumps(line).decode()
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
+
+
+def _shown(value: object) -> str:
+    text = printable(f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value))
+    return f'"{text}"' if " " in text or not text else text
+
+
+def _trace(record: logging.LogRecord) -> str:
+    return logging.Formatter().formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+
+
+def _keep_lines(text: str) -> str:
+    return "\n".join(f"    {printable(line)}" for line in text.splitlines())
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "backslashreplace").decode()
+
+
+# One function an event.
+
+
+def _enqueued(event: JobEnqueued) -> None:
+    extra = _job(event.envelope, delay=event.delay or None, queue=event.envelope.queue or None)
+    _log.info("enqueued", extra=extra)
+
+
+def _parked(event: JobParked) -> None:
+    _log.warning("parked: no queue is bound for its kind yet", extra=_job(event.envelope))
+
+
+def _started(event: JobStarted) -> None:
+    _log.debug("started", extra=_job(event.envelope, queue=event.envelope.queue))
+
+
+def _ended(event: JobEnded) -> None:
+    level, message, fields, error = _told(event.outcome)
+    extra = _job(event.envelope, seconds=event.seconds, queue=event.envelope.queue, **fields)
+    # A failed attempt shows its traceback when it was the last one, or at level DEBUG.
+    shows = isinstance(event.outcome, Dead) or _log.isEnabledFor(logging.DEBUG)
+    _log.log(level, message, extra=extra, exc_info=error if shows else None)
+
+
+def _told(outcome: Outcome) -> tuple[int, str, dict[str, object], BaseException | None]:
+    match outcome:
+        case Completed():
+            return logging.INFO, "completed", {}, None
+        case Retrying(delay, error):
+            return logging.WARNING, "failed, will be tried again", {"delay": delay, "error": _error(error)}, error
+        case Snoozed(delay, reason, unknown):
+            return (logging.WARNING if unknown else logging.INFO), "snoozed", {"delay": delay, "reason": reason}, None
+        case Cancelled(reason):
+            return logging.INFO, "cancelled itself", {"reason": reason}, None
+        case Expired():
+            return logging.WARNING, "expired before it started", {}, None
+        case Returned():
+            return logging.WARNING, "cut short and handed back", {}, None
+        case Dead(reason, error):
+            return logging.ERROR, "dead-lettered", {"reason": reason.value, "error": _error(error)}, error
+
+
+def _died(event: MessageDied) -> None:
+    _, message, fields, _ = _told(event.outcome)
+    _log.error(message, extra={"queue": event.queue, "message_id": event.message_id, **fields})
+
+
+def _settle_failed(event: SettleFailed) -> None:
+    extra = {"error": _error(event.error), "pause": event.pause}
+    if event.envelope is not None:
+        extra |= _job(event.envelope)
+    again = "will try again" if event.pause is not None else "the job may come again"
+    _log.warning("the outcome could not be told to the broker; %s", again, extra=extra)
+
+
+def _opened(event: ConnectionOpened) -> None:
+    _log.info("connected", extra={"role": event.role, "url": event.url, "broker": event.broker})
+
+
+def _lost(event: ConnectionLost) -> None:
+    extra = {"role": event.role, "url": event.url, "pause": event.pause, "error": _error(event.error)}
+    _log.warning("no connection, will try again", extra=extra)
+
+
+def _drifted(event: TopologyDrifted) -> None:
+    extra = {"queue": event.queue, "argument": event.argument, "ours": event.ours, "theirs": event.theirs}
+    _log.warning("a queue differs from ours in an argument that is safe to leave", extra=extra)
+
+
+def _released(event: ParkedReleased) -> None:
+    _log.info("parked jobs let out", extra={"count": event.count})
+
+
+def _worker_started(event: WorkerStarted) -> None:
+    extra = {"queues": ",".join(event.queues), "kinds": ",".join(event.kinds), "concurrency": event.concurrency}
+    _log.info("working", extra=extra)
+
+
+def _worker_stopping(event: WorkerStopping) -> None:
+    _log.info("stopping", extra={"running": event.running, "handed_back": event.returned})
+
+
+def _worker_stopped(event: WorkerStopped) -> None:
+    _log.info("stopped", extra={"cut_short": event.cancelled or None})
+
+
+def _job(envelope: Envelope, **fields: object) -> dict[str, object]:
+    return {"kind": envelope.kind, "job_id": envelope.job_id, "attempt": envelope.attempt, **fields}
+
+
+def _error(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"[:1_000]
