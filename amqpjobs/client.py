@@ -196,12 +196,12 @@ class Client:
         return self._settings.enqueue_timeout if given is None else in_seconds(given)
 
     def _late(self, envelope: Envelope, deadline: float) -> EnqueueTimeoutError:
-        away = self._link.last_error
-        why = f" {away}" if away is not None and not self._link.is_up else ""
-        error = EnqueueTimeoutError(
-            f"Job {envelope.kind!r} ({envelope.job_id}) was not confirmed within {deadline:g} s: "
-            f"it may be queued or not.{why}"
-        )
+        what = f"Job {envelope.kind!r} ({envelope.job_id})"
+        if self._link.is_up:
+            text = f"{what} was not confirmed within {deadline:g} s: it may be queued or not."
+        else:
+            text = f"{what} was not sent within {deadline:g} s. {self._link.last_error or 'There is no connection.'}"
+        error = EnqueueTimeoutError(text)
         error.job_id = envelope.job_id
         return error
 

@@ -8,9 +8,11 @@ Whatever arrives may be wrong, huge or hostile. `decode` raises `UnreadableError
 for a person; `job_from` raises `InvalidArgumentsError`, which never repeats the values.
 """
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -37,6 +39,7 @@ CUT_HEADER = PREFIX + "headers-cut"
 #: Headers the broker adds, which must not be sent back to it (≤ 4.0.0 then drops the message).
 _BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 _ROUTING = ("CC", "BCC")
+_PACKAGE = str(Path(__file__).parent)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -205,6 +208,14 @@ def clip(text: str, budget: int) -> str:
         return raw.decode()
     head, tail = raw[: budget // 4], raw[-(budget - budget // 4 - 20) :]
     return head.decode("utf-8", "ignore") + "\n[… cut …]\n" + tail.decode("utf-8", "ignore")
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an error that came out of a handler, from the handler's own frames on."""
+    told = traceback.TracebackException.from_exception(error)
+    theirs = [frame for frame in told.stack if not frame.filename.startswith(_PACKAGE)]
+    told.stack = traceback.StackSummary.from_list(theirs)
+    return "".join(told.format()).rstrip()
 
 
 def dumps(value: object) -> bytes:

@@ -9,7 +9,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from amqpjobs.codec import dumps
+from amqpjobs.codec import dumps, traceback_of
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import (
     ConnectionLost,
@@ -43,7 +43,11 @@ def set_up_logging(settings: Settings) -> None:
     readable = wants_readable_logs(settings.log_format)
     handler.setFormatter(ReadableFormatter(colour=sys.stderr.isatty()) if readable else JsonFormatter())
     logging.basicConfig(level=log_level_number(settings.log_level), handlers=[handler], force=True)
-    # The client library logs each failed connect and each close with a traceback; we tell them once.
+    quiet_client_library()
+
+
+def quiet_client_library() -> None:
+    """The client library logs each failed connect and each close, with tracebacks; we tell them once."""
     for name in ("aiormq", "aio_pika"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -116,7 +120,7 @@ def _shown(value: object) -> str:
 
 
 def _trace(record: logging.LogRecord) -> str:
-    return logging.Formatter().formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+    return traceback_of(record.exc_info[1]) if record.exc_info and record.exc_info[1] is not None else ""
 
 
 def _keep_lines(text: str) -> str:
@@ -175,7 +179,7 @@ def _died(event: MessageDied) -> None:
 
 
 def _settle_failed(event: SettleFailed) -> None:
-    extra = {"error": _error(event.error), "pause": event.pause}
+    extra: dict[str, object] = {"error": _error(event.error), "pause": event.pause}
     if event.envelope is not None:
         extra |= _job(event.envelope)
     again = "will try again" if event.pause is not None else "the job may come again"
@@ -188,7 +192,7 @@ def _opened(event: ConnectionOpened) -> None:
 
 def _lost(event: ConnectionLost) -> None:
     extra = {"role": event.role, "url": event.url, "pause": event.pause, "error": _error(event.error)}
-    _log.warning("no connection, will try again", extra=extra)
+    _log.warning("no connection", extra=extra)
 
 
 def _drifted(event: TopologyDrifted) -> None:

@@ -54,6 +54,15 @@ class Declarer:
             for binding in plan.stale:
                 await self._unbind(desk, binding)
 
+    async def missing(self, session: Session, plan: Plan) -> list[str]:
+        """Exchanges and queues of a plan that are not there. Those that are, are compared; nothing is made."""
+        exchanges = [each for each in plan.exchanges if await self.exchange_exists(session, each.name)]
+        queues = [each for each in plan.queues if await self.count(session, each.name) is not None]
+        await self.plan(session, Plan(exchanges=exchanges, queues=queues))
+        there = {each.name for each in exchanges} | {each.name for each in queues}
+        named = [each.name for each in plan.exchanges] + [each.name for each in plan.queues]
+        return [name for name in named if name not in there]
+
     async def exchange_exists(self, session: Session, name: str) -> bool:
         """Whether there is such an exchange, of whatever type."""
         try:

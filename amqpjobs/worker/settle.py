@@ -5,7 +5,6 @@ the ack. A crash between the two runs the job again, and that is our promise: at
 never lost.
 """
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +18,7 @@ from amqpjobs.codec import (
     clip,
     encode,
     milliseconds,
+    traceback_of,
     within_budget,
 )
 from amqpjobs.effects import Effect, follow_ups
@@ -155,6 +155,5 @@ def _epitaph(delivery: Delivery, dead: Dead, at: datetime) -> dict[str, HeaderVa
     if dead.error is not None:
         told["amqpjobs-dead-error"] = clip(f"{type(dead.error).__name__}: {dead.error}", ERROR_BUDGET)
         if not isinstance(dead.error, DecodeError):  # those tell all there is
-            lines = traceback.format_exception(dead.error)
-            told["amqpjobs-dead-traceback"] = clip("".join(lines), TRACEBACK_BUDGET)
+            told["amqpjobs-dead-traceback"] = clip(traceback_of(dead.error), TRACEBACK_BUDGET)
     return told

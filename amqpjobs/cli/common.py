@@ -1,0 +1,152 @@
+"""What commands share: finding apps, exit codes, words for errors."""
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Coroutine, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from amqpjobs.app import App
+from amqpjobs.errors import (
+    AmqpJobsError,
+    BrokerError,
+    BrokerUnavailableError,
+    DefinitionError,
+    EnqueueTimeoutError,
+    SettingsError,
+    TopologyMismatchError,
+)
+from amqpjobs.logs import printable, quiet_client_library
+from amqpjobs.settings import DEFAULT_URL, load_settings, masked
+
+T = TypeVar("T")
+
+_HERE = os.path.dirname(__file__)
+
+FAILED, USAGE, IMPORT, BROKER, TOPOLOGY, UNCLEAN = 1, 2, 3, 4, 5, 6
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+NO_BROKER = """\
+Nobody said where the broker is, so the default address was tried. To get one:
+  docker run -d -p 5672:5672 rabbitmq:4                    with Docker
+  apt-get install rabbitmq-server                          on Debian and Ubuntu
+or say where yours is:
+  export AMQPJOBS_URL=amqp://user:password@host:5672/vhost"""
+
+
+class TargetError(Exception):
+    """A TARGET could not be imported, or has no app."""
+
+
+def load_apps(targets: Sequence[str]) -> list[App[Any]]:
+    """The apps of these TARGETs, or of the settings' `apps` when none is named."""
+    names = list(targets) or load_settings().apps
+    if not names:
+        raise click.UsageError(
+            "Name a TARGET, as in `services.email`, or list yours in pyproject.toml:\n\n"
+            '  [tool.amqpjobs]\n  apps = ["services.email"]'
+        )
+    folder = os.path.abspath(os.curdir)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does
+    return [load_app(name) for name in dict.fromkeys(names)]
+
+
+def load_app(target: str) -> App[Any]:
+    """The app of one TARGET. Raises TargetError, or what the import of user code raised."""
+    module_name, _, attribute = target.partition(":")
+    module = _imported(module_name, target)
+    if not attribute and not isinstance(getattr(module, "app", None), App) and _exists(f"{module_name}.app"):
+        module = _imported(f"{module_name}.app", target)
+    found: object = module
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, App):
+        return cast("App[Any]", found)
+    where = f"{module.__name__}:{attribute or 'app'}"
+    raise TargetError(
+        f"{where} is {'missing' if found is None else f'a {type(found).__name__}, and no App'}. A TARGET is a module "
+        'that has `app = App("…")` in it, or in its submodule `app`, or module:attribute.'
+    )
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, on uvloop where it is installed."""
+    quiet_client_library()
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def told_and_coded(error: Exception) -> int:
+    """Say on stderr what went wrong and what to do; the exit code."""
+    if not isinstance(error, AmqpJobsError | TargetError):
+        _show_traceback(error)
+        return FAILED
+    _complain(str(error))
+    if _is_broker_away(error) and load_settings().is_default_url:
+        err.print(NO_BROKER, markup=False)
+    match error:
+        case TargetError() | DefinitionError():
+            return IMPORT
+        case SettingsError():
+            return USAGE
+        case TopologyMismatchError():
+            return TOPOLOGY
+        case BrokerError() | EnqueueTimeoutError():
+            return BROKER
+        case _:
+            return FAILED
+
+
+def _is_broker_away(error: Exception) -> bool:
+    away = isinstance(error, BrokerUnavailableError | EnqueueTimeoutError)
+    return away and masked(DEFAULT_URL) in str(error)
+
+
+def _complain(text: str) -> None:
+    err.print(Text.assemble(("Error: ", "bold red"), "\n".join(printable(line) for line in text.splitlines())))
+
+
+def _imported(name: str, target: str) -> Any:
+    try:
+        return import_module(name)
+    except DefinitionError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise TargetError(
+                f"There is no module {error.name!r} (for TARGET {target!r}), seen from {os.curdir!r} "
+                f"= {os.path.abspath(os.curdir)}. Run this where `python -c 'import {name}'` works."
+            ) from None
+        _show_traceback(error)
+        raise TargetError(f"TARGET {target!r} could not be imported: {error}") from None
+    except Exception as error:
+        _show_traceback(error)
+        raise TargetError(f"TARGET {target!r} could not be imported: {type(error).__name__}: {error}") from None
+
+
+def _exists(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def _show_traceback(error: BaseException) -> None:
+    """The user's own part of a traceback: ours and the import machinery left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if "importlib" not in frame.filename and _HERE not in frame.filename]
+    lines = traceback.format_list(theirs) + traceback.format_exception_only(error)
+    err.print("".join(lines).rstrip(), markup=False)
