@@ -30,8 +30,33 @@ S = TypeVar("S")
 J = TypeVar("J", bound=Job[Any])
 E = TypeVar("E", bound=Event)
 
-J_contra = TypeVar("J_contra", contravariant=True)
+J_co = TypeVar("J_co", bound=Job[Any], covariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
 Lifespan = Callable[[], AbstractAsyncContextManager[S]]
+
+
+class Runnable(Protocol[J_co, R_contra]):
+    """A job class, seen as the object it is: its methods take the job as their first parameter."""
+
+    def job_type(self) -> type[J_co]: ...
+    def __amqpjobs_takes__(self, result: R_contra, /) -> None: ...
+
+
+class RunsAsync(Runnable[J, R], Protocol[J, R, S_contra]):
+    def run(self, job: J, ctx: JobContext[S_contra], /) -> Awaitable[R]: ...
+
+
+class RunsAsyncAlone(Runnable[J, R], Protocol[J, R]):
+    def run(self, job: J, /) -> Awaitable[R]: ...
+
+
+class Runs(Runnable[J, R], Protocol[J, R, S_contra]):
+    def run(self, job: J, ctx: JobContext[S_contra], /) -> R: ...
+
+
+class RunsAlone(Runnable[J, R], Protocol[J, R]):
+    def run(self, job: J, /) -> R: ...
 
 
 class Register(Protocol[J, R, S]):
@@ -145,16 +170,28 @@ class App(Generic[S]):
 
         return register
 
-    def register(self, job: type[J], /, **options: Unpack[HandlerOptions]) -> type[J]:
-        """Register a job class that has its handler as a method `run(self)` or `run(self, ctx)`."""
-        function = getattr(job, "run", None)
+    @overload
+    def register(self, job: RunsAsync[J, R, S], /, **options: Unpack[HandlerOptions]) -> None: ...
+    @overload
+    def register(self, job: RunsAsyncAlone[J, R], /, **options: Unpack[HandlerOptions]) -> None: ...
+    @overload
+    def register(self, job: Runs[J, R, S], /, **options: Unpack[HandlerOptions]) -> None: ...
+    @overload
+    def register(self, job: RunsAlone[J, R], /, **options: Unpack[HandlerOptions]) -> None: ...
+
+    def register(self, job: Runnable[Any, Any], /, **options: Unpack[HandlerOptions]) -> None:
+        """Register a job class that has its handler as a method `run(self)` or `run(self, ctx)`.
+
+        The options and errors are those of `handler`.
+        """
+        own: type[Job[Any]] = job.job_type()
+        function = getattr(own, "run", None)
         if function is None:
             raise DefinitionError(
-                f"{job.__name__} has no method `run`. Write one, or register a function "
-                f"with @app.handler({job.__name__})."
+                f"{own.__name__} has no method `run`. Write one, or register a function "
+                f"with @app.handler({own.__name__})."
             )
-        self.registry.add(job, function, options, is_method=True)
-        return job
+        self.registry.add(own, function, options, is_method=True)
 
     # Seams
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_json
@@ -99,6 +99,12 @@ class Job(BaseModel, Generic[R]):
 
     def __init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
         super().__init_subclass__()
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def __amqpjobs_takes__(cls, result: R, /) -> None:
+            """Holds R from above, where `result_type` holds it from below: see `App.register`."""
 
     @classmethod
     def job_type(cls) -> type[Self]:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar
 
 import click
 from rich.console import Console
@@ -65,18 +65,22 @@ def load_app(target: str) -> App[Any]:
     """The app of one TARGET. Raises TargetError, or what the import of user code raised."""
     module_name, _, attribute = target.partition(":")
     module = _imported(module_name, target)
-    if not attribute and not isinstance(getattr(module, "app", None), App) and _exists(f"{module_name}.app"):
+    if not attribute and not _is_app(getattr(module, "app", None)) and _exists(f"{module_name}.app"):
         module = _imported(f"{module_name}.app", target)
     found: object = module
     for part in (attribute or "app").split("."):
         found = getattr(found, part, None)
-    if isinstance(found, App):
-        return cast("App[Any]", found)
+    if _is_app(found):
+        return found
     where = f"{module.__name__}:{attribute or 'app'}"
     raise TargetError(
         f"{where} is {'missing' if found is None else f'a {type(found).__name__}, and no App'}. A TARGET is a module "
         'that has `app = App("…")` in it, or in its submodule `app`, or module:attribute.'
     )
+
+
+def _is_app(found: object) -> TypeGuard[App[Any]]:
+    return isinstance(found, App)
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,226 @@
+# mypy: warn-unused-ignores=False
+"""Right and wrong handlers and calls, for type checkers only; never imported.
+
+A line that must be an error ends in a comment `E` with the reason; all other lines must be
+clean. `test_typing.py` compares this with what mypy strict and pyright strict say.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_type
+
+from pydantic import BaseModel
+
+from amqpjobs import App, Job, JobContext, JobHandle, fixed
+
+
+class Receipt(BaseModel):
+    id: str
+
+
+@dataclass
+class State:
+    sent: int
+
+
+@dataclass
+class OtherState:
+    lost: int
+
+
+class Send(Job[Receipt], kind="send", max_attempts=5, timeout=30):
+    to: str
+    version: int = 1
+    queue: str = ""
+
+
+class Ping(Job[None], kind="ping"):
+    pass
+
+
+class Maybe(Job[Receipt | None]):
+    pass
+
+
+class Count(Job[int], kind="count"):
+    async def run(self, ctx: JobContext[State]) -> int:
+        return ctx.state.sent
+
+
+class CountNoContext(Job[int]):
+    async def run(self) -> int:
+        return 1
+
+
+class CountSync(Job[int]):
+    def run(self) -> int:
+        return 1
+
+
+class CountWrongResult(Job[int]):
+    async def run(self) -> str:
+        return ""
+
+
+class CountWrongState(Job[int]):
+    async def run(self, ctx: JobContext[OtherState]) -> int:
+        return ctx.state.lost
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncGenerator[State]:
+    yield State(sent=0)
+
+
+app = App("email", lifespan=lifespan)
+plain = App("plain")
+assert_type(app, App[State])
+assert_type(plain, App[None])
+
+
+# Right handlers.
+
+
+@app.handler(Send)
+async def right(job: Send, ctx: JobContext[State]) -> Receipt:
+    assert_type(ctx.state, State)
+    return Receipt(id=job.to)
+
+
+@app.handler(Send, queue="bulk", max_attempts=3, timeout=timedelta(seconds=5), retry=fixed(1))
+async def right_without_context(job: Send) -> Receipt:
+    return Receipt(id=job.to)
+
+
+@app.handler(Send)
+def right_sync(job: Send, ctx: JobContext[State]) -> Receipt:
+    return Receipt(id=str(ctx.attempt))
+
+
+@app.handler(Send)
+def right_sync_without_context(job: Send) -> Receipt:
+    return Receipt(id=job.to)
+
+
+@app.handler(Ping)
+async def right_none(job: Ping) -> None:
+    return None
+
+
+@app.handler(Ping)
+def right_none_sync(job: Ping, ctx: JobContext) -> None:
+    return None
+
+
+@app.handler(Maybe)
+async def right_union(job: Maybe) -> Receipt | None:
+    return None
+
+
+@plain.handler(Ping)
+async def right_without_state(job: Ping, ctx: JobContext[None]) -> None:
+    assert_type(ctx.state, None)
+
+
+class Service:
+    async def send(self, job: Send, ctx: JobContext[State]) -> Receipt:
+        return Receipt(id=job.to)
+
+    async def wrong(self, job: Send, ctx: JobContext[State]) -> str:
+        return job.to
+
+
+app.handler(Send)(Service().send)
+app.register(Count)
+app.register(CountNoContext, queue="bulk")
+app.register(CountSync)
+
+
+# Wrong handlers.
+
+
+@app.handler(Send)  # E: wrong job
+async def wrong_job(job: Ping, ctx: JobContext[State]) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(Send)  # E: wrong state
+async def wrong_state(job: Send, ctx: JobContext[OtherState]) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(Send)  # E: wrong result
+async def wrong_result(job: Send, ctx: JobContext[State]) -> str:
+    return ""
+
+
+@app.handler(Send)  # E: no result
+async def no_result(job: Send) -> None:
+    return None
+
+
+@app.handler(Send)  # E: wrong result, sync
+def wrong_result_sync(job: Send) -> str:
+    return ""
+
+
+@app.handler(Ping)  # E: a result where none is due
+async def needless_result(job: Ping) -> str:
+    return ""
+
+
+@app.handler(Ping)  # E: too many parameters
+async def too_many(job: Ping, ctx: JobContext[State], more: int) -> None:
+    return None
+
+
+@app.handler(Send, qeue="bulk")  # E: misspelt option
+async def misspelt(job: Send) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(Send, priority=3)  # E: a producer's option
+async def producers_option(job: Send) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(Send, max_attempts="3")  # E: wrong type of an option
+async def wrong_option(job: Send) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(BaseModel)  # E: no job class
+async def no_job(job: BaseModel) -> None:
+    return None
+
+
+app.handler(Send)(Service().wrong)  # E: wrong result of a method
+app.register(CountWrongResult)  # E: wrong result of run
+app.register(CountWrongState)  # E: wrong state of run
+app.register(Ping)  # E: no run
+app.register(Count, qeue="bulk")  # E: misspelt option
+
+
+# Calls.
+
+
+async def calls(ctx: JobContext[State]) -> None:
+    handle = await app.enqueue(Send(to="a"), delay=60, priority=3, job_id="x", on_unroutable="park")
+    assert_type(handle, JobHandle[Receipt])
+    assert_type(await app.enqueue(Ping()), JobHandle[None])
+    assert_type(await app.enqueue(Count(), delay=timedelta(days=1)), JobHandle[int])
+    assert_type(await app.enqueue_many([Ping(), Ping()]), list[JobHandle[None]])
+    assert_type(await ctx.enqueue(Send(to="a")), JobHandle[Receipt])
+    wrong: JobHandle[str] = await app.enqueue(Send(to="a"))  # E: wrong result type
+    await app.enqueue(Send(to=3))  # E: wrong field
+    await app.enqueue(Send())  # E: missing field
+    await app.enqueue(Send(to="a", subjct=""))  # E: misspelt field
+    await app.enqueue(Send(to="a"), dealy=3)  # E: misspelt option
+    await app.enqueue(Send(to="a"), delay="3")  # E: wrong type of an option
+    await app.enqueue(Send(to="a"), retry=fixed(1))  # E: a worker's option
+    await app.enqueue(Send)  # E: a class, not a job
+    await app.enqueue(BaseModel())  # E: no job
+    await ctx.enqueue(Ping(), dealy=3)  # E: misspelt option
+    print(wrong)
