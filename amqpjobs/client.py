@@ -59,16 +59,22 @@ class Client:
         self._events = events
         self._link = link
         self._publisher = publisher
-        self._pass = around_enqueue(middlewares, self._last)
+        self._middlewares = middlewares
 
     async def enqueue(self, job: Job[R], **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
         """Enqueue one job; see `App.enqueue`."""
         envelope = self._envelope(job, options)
         deadline = self._deadline(options)
+        is_parked = False
+
+        async def send(final: Envelope) -> Envelope:
+            nonlocal is_parked
+            is_parked = await self._send(final, park=options.get("on_unroutable") == "park")
+            return final
+
         try:
             async with self._clock.timeout(deadline):
-                envelope = await self._pass(envelope)
-                is_parked = await self._send(envelope, park=options.get("on_unroutable") == "park")
+                envelope = await around_enqueue(self._middlewares, send)(envelope)
         except TimeoutError as error:
             raise self._late(envelope, deadline) from error
         except (EnqueueError, BrokerError) as error:
@@ -86,7 +92,9 @@ class Client:
         results: dict[int, BaseException | None] = {}
         try:
             async with self._clock.timeout(deadline):
-                envelopes = [await self._pass(envelope) for envelope in envelopes]
+                if self._middlewares:
+                    through = around_enqueue(self._middlewares, _unsent)
+                    envelopes = [await through(envelope) for envelope in envelopes]
                 await self._publisher.send_all((self.publication(each) for each in envelopes), results)
                 parked = await self._park_returned(envelopes, results, options)
         except TimeoutError:
@@ -127,10 +135,6 @@ class Client:
         await self._publisher.send_all(publications, outcome)
         results.update({n: outcome[position] for position, n in enumerate(returned)})
         return {n for n in returned if results[n] is None}
-
-    async def _last(self, envelope: Envelope) -> Envelope:
-        """The end of the middlewares: what they made of it is sent."""
-        return envelope
 
     async def _send(self, envelope: Envelope, *, park: bool) -> bool:
         """Whether it was parked."""
@@ -212,6 +216,11 @@ class Client:
             self._events.emit(JobEnqueued(envelope, max(0.0, _seconds_until(envelope.run_at, self._clock.now()))))
 
 
+async def _unsent(envelope: Envelope) -> Envelope:
+    """The end of the middlewares in a batch, which is sent together after all have passed."""
+    return envelope
+
+
 def _with_id(error: BaseException, envelope: Envelope) -> EnqueueError:
     """Any failure of a publish as an EnqueueError that knows the job."""
     if isinstance(error, BrokerUnavailableError):
@@ -227,8 +236,8 @@ def _check_options(options: EnqueueOptions) -> None:
         if name not in _OPTIONS:
             raise TypeError(f"enqueue() has no option {name!r}.{hint(name, _OPTIONS)}")
     job_id, queue, priority = options.get("job_id"), options.get("queue"), options.get("priority")
-    if job_id is not None and not 1 <= len(job_id.encode()) <= 255:
-        raise ValueError("job_id must have 1 to 255 bytes.")
+    if job_id is not None and not (1 <= len(job_id.encode()) <= 255 and job_id.isprintable()):
+        raise ValueError("job_id must have 1 to 255 bytes, all of them printable.")
     if queue is not None:
         check_name(queue, "Queue")
     if priority is not None and not 0 <= priority <= 255:

@@ -33,7 +33,7 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     #: Headers of your own; they survive every retry.
     headers: Mapping[str, HeaderValue] | None
-    #: An id of your own, 1 to 255 characters; default a fresh UUIDv7.
+    #: An id of your own, 1 to 255 bytes of printable text; default a fresh UUIDv7.
     job_id: str | None
     #: How often the job may run, and how long each run may take.
     max_attempts: int | None

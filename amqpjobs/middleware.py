@@ -1,8 +1,9 @@
 """The two seams that may change what happens.
 
-An enqueue middleware wraps what is sent and may change it, or veto it by raising. A run
-middleware wraps an attempt and may change its outcome. Both are called in the order they
-were registered, the first one outermost.
+An enqueue middleware wraps what is sent and may change it, or veto it by raising; the next
+one returns when the broker has confirmed (in `enqueue_many` at once: a batch is sent when
+all its jobs have passed). A run middleware wraps an attempt and may change its outcome.
+Both are called in the order they were registered, the first one outermost.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -71,27 +71,27 @@ class Settings(BaseSettings):
     apps: Annotated[list[str], NoDecode, BeforeValidator(_as_list)] = Field(default_factory=list[str])
 
     #: Jobs that one process runs at once.
-    concurrency: int = Field(10, ge=1, le=10_000)
-    max_attempts: int = Field(5, ge=1)
+    concurrency: int = Field(default=10, ge=1, le=10_000)
+    max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
-    timeout: float = Field(300.0, gt=0)
+    timeout: float = Field(default=300.0, gt=0)
     #: How long a stopping worker waits for what runs.
-    grace: float = Field(25.0, ge=0)
+    grace: float = Field(default=25.0, ge=0)
     #: Deadline of an enqueue.
-    enqueue_timeout: float = Field(5.0, gt=0)
+    enqueue_timeout: float = Field(default=5.0, gt=0)
     #: How long a job of unknown kind or version waits for a worker that knows it.
-    unknown_window: float = Field(900.0, ge=0)
+    unknown_window: float = Field(default=900.0, ge=0)
     #: The first of these waits; each next one is as long as all before together.
-    unknown_delay: float = Field(10.0, gt=0)
+    unknown_delay: float = Field(default=10.0, gt=0)
     #: Larger bodies are neither sent nor run. RabbitMQ 4 takes 16 MiB at most.
-    max_body: int = Field(8 * 1024 * 1024, ge=1, le=512 * 1024 * 1024)
+    max_body: int = Field(default=8 * 1024 * 1024, ge=1, le=512 * 1024 * 1024)
 
     #: Heartbeat of a connection; a dead peer is noticed after at most three.
-    heartbeat: int = Field(10, ge=1, le=600)
+    heartbeat: int = Field(default=10, ge=1, le=600)
     #: Deadline of one attempt to connect.
-    connect_timeout: float = Field(5.0, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0)
     #: Longest pause between attempts to connect.
-    reconnect_cap: float = Field(15.0, gt=0)
+    reconnect_cap: float = Field(default=15.0, gt=0)
     #: A CA file for amqps:// (default: the system's), and a client certificate.
     tls_cafile: Path | None = None
     tls_certfile: Path | None = None

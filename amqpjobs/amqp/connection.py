@@ -8,6 +8,7 @@ one way to be rebuilt, and that one is used every day.
 
 import asyncio
 import contextlib
+import logging
 import random
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -24,6 +25,8 @@ from amqpjobs.amqp.guard import GuardedTransport
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
 from amqpjobs.events import ConnectionLost, ConnectionOpened, Events
 from amqpjobs.settings import Settings, host_name, masked
+
+_log = logging.getLogger(__name__)
 
 #: Frames the library holds for a channel before its reader waits for it.
 FRAME_BUFFER = 256
@@ -151,13 +154,15 @@ class Link:
 
     async def first_session(self) -> Session:
         """As `session`, but with the default URL also raises when nobody answers there."""
-        live = asyncio.ensure_future(self.session())
-        while not live.done():
-            await asyncio.wait([live], timeout=0.05)
-            if self._settings.is_default_url and isinstance(self.last_error, BrokerUnavailableError):
-                live.cancel()
+        if not self._settings.is_default_url:
+            return await self.session()
+        while not self.is_up:
+            if isinstance(self.last_error, BrokerUnavailableError):
                 raise self.last_error
-        return live.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    return await self.session()
+        return await self.session()
 
     async def _keep(self, live: "asyncio.Future[Session]") -> None:
         failures = 0
@@ -190,6 +195,9 @@ class Link:
             return error
         except (*CLIENT_ERRORS, TimeoutError) as error:
             return told(error, url)
+        except Exception as error:  # a bug must not end the only one who reconnects
+            _log.exception("The %s connection could not be set up", self._role)
+            return error
         finally:
             if session is not None:
                 await session.close()

@@ -23,10 +23,12 @@ from amqpjobs.errors import (
     SettingsError,
     TopologyMismatchError,
 )
+from amqpjobs.job import Job
 from amqpjobs.logs import printable, quiet_client_library
 from amqpjobs.settings import DEFAULT_URL, load_settings, masked
 
 T = TypeVar("T")
+Contract = tuple[App[Any], type[Job[Any]]]
 
 _HERE = os.path.dirname(__file__)
 
@@ -55,10 +57,22 @@ def load_apps(targets: Sequence[str]) -> list[App[Any]]:
             "Name a TARGET, as in `services.email`, or list yours in pyproject.toml:\n\n"
             '  [tool.amqpjobs]\n  apps = ["services.email"]'
         )
-    folder = os.path.abspath(os.curdir)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` does
+    _find_modules_here()
     return [load_app(name) for name in dict.fromkeys(names)]
+
+
+def load_contracts(targets: Sequence[str]) -> list[Contract]:
+    """All job classes of these TARGETs, each with an app to enqueue it by.
+
+    A TARGET may also be a module with job classes and no app in it.
+    """
+    if len(targets) == 1 and ":" not in targets[0]:
+        _find_modules_here()
+        found: list[object] = list(vars(_imported(targets[0], targets[0])).values())
+        jobs = [each for each in found if _is_job_class(each)]
+        if jobs and not any(_is_app(each) for each in found):
+            return [(App("send"), job) for job in jobs]
+    return [(app, handler.job) for app in load_apps(targets) for handler in app.registry.handlers]
 
 
 def load_app(target: str) -> App[Any]:
@@ -77,6 +91,17 @@ def load_app(target: str) -> App[Any]:
         f"{where} is {'missing' if found is None else f'a {type(found).__name__}, and no App'}. A TARGET is a module "
         'that has `app = App("…")` in it, or in its submodule `app`, or module:attribute.'
     )
+
+
+def _is_job_class(found: object) -> TypeGuard[type[Job[Any]]]:
+    return isinstance(found, type) and "__amqpjobs__" in vars(found)  # Job[Receipt] itself has no options
+
+
+def _find_modules_here() -> None:
+    """As `python -m` does."""
+    folder = os.path.abspath(os.curdir)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _is_app(found: object) -> TypeGuard[App[Any]]:

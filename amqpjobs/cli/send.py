@@ -2,18 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import load_apps, out, run_async
+from amqpjobs.cli.common import Contract, load_contracts, out, run_async
 from amqpjobs.codec import dumps, job_from, loads
 from amqpjobs.handle import EnqueueOptions, JobHandle
-from amqpjobs.job import Job, hint
-from amqpjobs.registry import Handler
+from amqpjobs.job import Job, hint, options_of
 
 
 @click.command("send", cls=RichCommand, short_help="Enqueue one job.")
@@ -30,20 +29,23 @@ from amqpjobs.registry import Handler
 def command(words: tuple[str, ...], data: str | None, as_json: bool, park: bool, **given: Any) -> None:
     """Enqueue one job, validated against its class, and print its id.
 
-    FIELD=VALUE sets a field from text, FIELD:=JSON from JSON.
+    FIELD=VALUE sets a field from text, FIELD:=JSON from JSON. TARGET may also be a module with job classes
+    and no app in it, the contract of a service that is not installed here.
 
     \b
       amqpjobs send services.email email.send to=ada@example.org subject=Hi body=Hello
       amqpjobs send services.email email.send --data '{"to": "ada@example.org", …}' --delay 60
+      amqpjobs send services.email.jobs email.send to=ada@example.org subject=Hi body=Hello --park
       amqpjobs send thumbs.make size:=128 'urls:=["a.png", "b.png"]'      (apps from pyproject.toml)
     """
     names = [word for word in words if "=" not in word]
     fields = [word for word in words if "=" in word]
     if not 1 <= len(names) <= 2 or words[: len(names)] != tuple(names):
         raise click.UsageError("Say [TARGET] KIND, then the fields: amqpjobs send services.email email.send to=…")
-    app, handler = _found(load_apps(names[:-1]), names[-1])
-    job = job_from(handler.job, _payload(handler, data, fields))
-    options: EnqueueOptions = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]  # the names of the options above are those of EnqueueOptions
+    app, contract = _found(load_contracts(names[:-1]), names[-1])
+    job = job_from(contract, _payload(contract, data, fields))
+    # The names of the options above are those of EnqueueOptions.
+    options = cast("EnqueueOptions", {name: value for name, value in given.items() if value is not None})
     if park:
         options["on_unroutable"] = "park"
     handle = run_async(_send(app, job, options))
@@ -59,16 +61,14 @@ async def _send(app: App[Any], job: Job[Any], options: EnqueueOptions) -> JobHan
         return await app.enqueue(job, **options)
 
 
-def _found(apps: Sequence[App[Any]], kind: str) -> tuple[App[Any], Handler]:
-    for app in apps:
-        handler = app.registry.get(kind)
-        if handler is not None:
-            return app, handler
-    kinds = [handler.kind for app in apps for handler in app.registry.handlers]
-    raise click.UsageError(f"No handler for kind {kind!r}.{hint(kind, kinds)}")
+def _found(contracts: Sequence[Contract], kind: str) -> Contract:
+    for app, job in contracts:
+        if kind in (options_of(job).kind, *options_of(job).aliases):
+            return app, job
+    raise click.UsageError(f"No job of kind {kind!r}.{hint(kind, [options_of(job).kind for _, job in contracts])}")
 
 
-def _payload(handler: Handler, data: str | None, fields: Sequence[str]) -> bytes:
+def _payload(job: type[Job[Any]], data: str | None, fields: Sequence[str]) -> bytes:
     values: dict[str, Any] = {}
     if data is not None:
         text = sys.stdin.read() if data == "-" else data
@@ -78,13 +78,13 @@ def _payload(handler: Handler, data: str | None, fields: Sequence[str]) -> bytes
             raise click.UsageError(f"--data is no JSON: {error}") from None
         if not isinstance(parsed, dict):
             raise click.UsageError("--data must be a JSON object with the job's fields.")
-        values.update(parsed)  # pyright: ignore[reportUnknownArgumentType]
+        values.update(cast("dict[str, Any]", parsed))
     for field in fields:
         values.update(_field(field))
-    known = {name: info.alias or name for name, info in handler.job.model_fields.items()}
+    known = {name: info.alias or name for name, info in job.model_fields.items()}
     for name in values:
-        if name not in known and name not in known.values() and handler.job.model_config.get("extra") != "allow":
-            raise click.UsageError(f"{handler.job.__name__} has no field {name!r}.{hint(name, list(known))}")
+        if name not in known and name not in known.values() and job.model_config.get("extra") != "allow":
+            raise click.UsageError(f"{job.__name__} has no field {name!r}.{hint(name, list(known))}")
     return dumps(values)
 
 

@@ -62,6 +62,11 @@ class Slots:
         """A slot is free again."""
         self._free += 1
 
+    def drop_lost(self) -> None:
+        """Forget what waits from channels that are closed: it comes again on another one."""
+        for name, waiting in self._waiting.items():
+            self._waiting[name] = deque(each for each in waiting if each.settler.is_open)
+
     def empty(self) -> list[Delivery]:
         """All that waits, taken out to be handed back."""
         waiting = [delivery for each in self._waiting.values() for delivery in each]

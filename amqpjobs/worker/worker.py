@@ -220,6 +220,7 @@ class Worker:
         """What each new session needs: our queues, just our bindings, our consumers."""
         if self._is_stopping:
             return
+        self._slots.drop_lost()
         await self._declarer.infrastructure(session)
         await self._declarer.plan(session, self._plan())
         self._consumers = [
@@ -361,8 +362,10 @@ class Worker:
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    # More than once: the client library turns a cancellation in the midst of an RPC into another error.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
 
 
 def _chosen(app: Service, names: Sequence[str] | None) -> list[Queue]:
