@@ -11,6 +11,7 @@ Reading is buffered here as well, which saves the library two waits a frame.
 
 import asyncio
 import struct
+from collections.abc import Iterable
 from typing import Any, cast
 
 import aiormq
@@ -22,6 +23,8 @@ from yarl import URL
 DEFECT_HEADER = "amqpjobs-defect"
 RAW_HEADER = "amqpjobs-raw-properties"
 _RAW_BUDGET = 60_000
+#: Tables and arrays within each other. One that can just be decoded cannot be written again: some 200 are the most.
+DEEPEST = 50
 
 _PREFIX = struct.Struct(">BHI")
 _METHOD, _CONTENT_HEADER = 1, 2
@@ -104,8 +107,11 @@ class GuardedTransport(TransportFactory):
 
 def mended_header(payload: bytes) -> bytes:
     """A content header that can be decoded: this one, or one that tells what was wrong with it."""
+    header = ContentHeader()
     try:
-        ContentHeader().unmarshal(payload)
+        header.unmarshal(payload)
+        if _is_deeper(header.properties.headers, DEEPEST):
+            raise RecursionError
     except Exception as error:  # whatever hostile bytes make the library raise, RecursionError too
         return _told_header(payload, error)
     return payload
@@ -123,6 +129,13 @@ def mended_deliver(payload: bytes) -> bytes:
     key = payload[exchange_end + 1 :]
     mended = payload[:names] + _short(exchange) + _short(key)
     return payload if mended == payload else mended
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
+    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def _short(raw: bytes) -> bytes:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
 import click
@@ -148,7 +149,7 @@ def _complain(text: str) -> None:
     err.print(Text.assemble(("Error: ", "bold red"), "\n".join(printable(line) for line in text.splitlines())))
 
 
-def _imported(name: str, target: str) -> Any:
+def _imported(name: str, target: str) -> ModuleType:
     try:
         return import_module(name)
     except DefinitionError:
