@@ -246,8 +246,8 @@ def _check_options(options: EnqueueOptions) -> None:
         raise ValueError("max_attempts must be 1 or more: it counts the first run too.")
     for name in ("expires", "timeout", "deadline"):
         span = cast("Seconds | None", options.get(name))
-        if span is not None and in_seconds(span) <= 0:
-            raise ValueError(f"{name} must be more than 0 seconds, not {span!r}.")
+        if span is not None and not 0 < in_seconds(span) <= LONGEST_DELAY:
+            raise ValueError(f"{name} must be more than 0 seconds and at most 13.6 years, not {span!r}.")
     if options.get("on_unroutable", "raise") not in ("raise", "park"):
         raise ValueError('on_unroutable must be "raise" or "park".')
 
@@ -265,8 +265,8 @@ def _run_at(options: EnqueueOptions, class_delay: float | None, now: datetime) -
         seconds = (run_at - now).total_seconds()
     else:
         seconds = in_seconds(_first(delay, class_delay, 0.0))
-        if seconds < 0:
-            raise ValueError(f"delay cannot be negative, and {delay!r} is.")
+        if not seconds >= 0:  # NaN neither
+            raise ValueError(f"delay must be 0 or more seconds, not {delay!r}.")
     if seconds > LONGEST_DELAY:
         raise ValueError(f"A job can wait {LONGEST_DELAY:,.0f} s (13.6 years) at most, not {seconds:,.0f} s.")
     return run_at or (now + timedelta(seconds=seconds) if seconds > 0 else None)

@@ -36,6 +36,13 @@ TRACEBACK_BUDGET = 16_000
 #: Told when headers were left out to stay within the budget: their names, comma-separated.
 CUT_HEADER = PREFIX + "headers-cut"
 
+_OURS = frozenset(
+    PREFIX + name
+    for name in (
+        *("id", "attempt", "version", "parent", "root", "schedule", "queue", "exchange"),
+        *("run-at", "expires-at", "first-at", "unknown-since", "max-attempts", "timeout-ms"),
+    )
+)
 #: Headers the broker adds, which must not be sent back to it (≤ 4.0.0 then drops the message).
 _BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 _ROUTING = ("CC", "BCC")
@@ -120,7 +127,8 @@ def decode(delivery: Delivery) -> Envelope:
         app_id=properties.app_id,
         correlation_id=properties.correlation_id,
         reply_to=properties.reply_to,
-        headers=foreign(headers),
+        # What an earlier republish left out is told to the end.
+        headers=foreign(headers) | {name: headers[name] for name in (CUT_HEADER,) if name in headers},
     )
 
 
@@ -132,6 +140,9 @@ def job_from(cls: type[J], payload: bytes) -> J:
         problems = problems_of(error)
         shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
         raise InvalidArgumentsError(f"The payload does not fit {cls.__name__}: {shown}.", problems) from None
+    except Exception as error:  # a validator of the user's may raise anything, and its text may hold values
+        problem = f"a validator of {cls.__name__} raised {type(error).__name__}"
+        raise InvalidArgumentsError(f"The payload cannot be validated: {problem}.", [problem]) from error
 
 
 def problems_of(error: ValidationError) -> list[str]:
@@ -148,7 +159,7 @@ def foreign(headers: Headers) -> dict[str, HeaderValue]:
     return {
         name: value
         for name, value in headers.items()
-        if not name.startswith(PREFIX) and not name.startswith(_BROKERS) and name not in _ROUTING
+        if name == CUT_HEADER or not (name.startswith((PREFIX, *_BROKERS)) or name in _ROUTING)
     }
 
 
@@ -187,18 +198,20 @@ def within_budget(headers: Headers, budget: int = HEADER_BUDGET) -> Headers:
     total = table_size(headers)
     if total <= budget:
         return headers
-    kept, cut = dict(headers), list[str]()
+    kept, cut = dict(headers), [str(headers[CUT_HEADER])] if CUT_HEADER in headers else list[str]()
     room = budget - 2_000  # for the names of what is cut
     sizes = {name: table_size({name: value}) - 4 for name, value in headers.items()}
-    # Ours are small; one that is not was not written by us.
-    loose = [name for name in headers if not name.startswith(PREFIX) or sizes[name] > 400]
+    # Ours are few and small; what else bears our prefix was not written by us.
+    loose = [name for name in headers if name not in _OURS or sizes[name] > 400]
     for name in sorted(loose, key=lambda each: sizes[each], reverse=True):
         if total <= room:
             break
         total -= sizes[name]
         del kept[name]
         cut.append(name)
-    return kept | {CUT_HEADER: clip(", ".join(cut), 1_000)}
+    told_before = headers.get(CUT_HEADER)
+    names = ([told_before] if isinstance(told_before, str) else []) + [name for name in cut if name != CUT_HEADER]
+    return kept | {CUT_HEADER: clip(", ".join(names), 1_000)}
 
 
 def clip(text: str, budget: int) -> str:
@@ -208,6 +221,14 @@ def clip(text: str, budget: int) -> str:
         return raw.decode()
     head, tail = raw[: budget // 4], raw[-(budget - budget // 4 - 20) :]
     return head.decode("utf-8", "ignore") + "\n[… cut …]\n" + tail.decode("utf-8", "ignore")
+
+
+def words_of(error: BaseException) -> str:
+    """`ValueError: what was wrong`, whatever the error's own `__str__` does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which cannot say what was wrong"
 
 
 def traceback_of(error: BaseException) -> str:
@@ -229,8 +250,8 @@ def loads(text: str | bytes) -> Any:
 
 
 def milliseconds(time: datetime) -> int:
-    """A time as the wire has it."""
-    return (time - _EPOCH) // _MILLISECOND
+    """A time as the wire has it; what was before the epoch is as past as the epoch itself."""
+    return max(0, (time - _EPOCH) // _MILLISECOND)
 
 
 def _text(headers: Headers, name: str) -> str | None:
@@ -255,7 +276,7 @@ def _time(headers: Headers, name: str) -> datetime | None:
 
 
 def _seconds(headers: Headers, name: str) -> float | None:
-    value = _number(headers, name, least=1)
+    value = _number(headers, name, least=1, most=2**63 - 1)
     return None if value is None else value / 1000
 
 

@@ -14,10 +14,23 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
-from pydantic import BaseModel, SecretBytes, SecretStr
-from pydantic_core import to_json
+from pydantic import BaseModel
+from pydantic_core import to_json, to_jsonable_python
 from typing_extensions import Unpack
 
 from amqpjobs.clock import Seconds, in_seconds
@@ -33,6 +46,13 @@ _EXCHANGE = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 #: Names become routing keys, and AMQP cuts those at 255 bytes; the delay levels need 100 of them.
 LONGEST_NAME = 100
+
+
+@runtime_checkable
+class _HoldsSecret(Protocol):
+    """SecretStr, SecretBytes, Secret[…]."""
+
+    def get_secret_value(self) -> object: ...
 
 
 class JobType(Protocol[J_co, R_co]):
@@ -112,10 +132,14 @@ class Job(BaseModel, Generic[R]):
 
     @classmethod
     def result_type(cls) -> type[R]:
+        known: dict[object, object] = {}
         for base in cls.__mro__:
-            generic = cast("dict[str, Any]", getattr(base, "__pydantic_generic_metadata__", {}))
-            if generic.get("origin") is not None and generic["args"]:
-                return cast("type[R]", generic["args"][0])
+            generic = cast("dict[str, Any]", base.__dict__.get("__pydantic_generic_metadata__") or {})
+            origin, arguments = generic.get("origin"), [_resolved(each, known) for each in generic.get("args", ())]
+            if origin is Job and arguments:
+                return cast("type[R]", arguments[0])
+            if origin is not None:
+                known.update(zip(origin.__pydantic_generic_metadata__["parameters"], arguments, strict=False))
         return cast("type[R]", object)
 
 
@@ -132,7 +156,8 @@ def options_of(job: type[Job[Any]]) -> JobOptions:
 def payload_of(job: Job[Any]) -> bytes:
     """The job's own JSON. Secrets are written out: the worker needs them, and only logs may not see them."""
     if _has_secrets(type(job)):
-        return to_json(_revealed(job.model_dump(by_alias=True)))
+        shown = job.model_dump(mode="json", by_alias=True)
+        return to_json(_revealed(job.model_dump(by_alias=True), shown))
     return job.__pydantic_serializer__.to_json(job, by_alias=True)
 
 
@@ -159,6 +184,7 @@ def _checked(cls: type[Job[Any]], options: Mapping[str, object]) -> JobOptions:
     for name in options:
         if name not in known:
             raise DefinitionError(f"Job class {cls.__name__} has no option {name!r}.{hint(name, known)}")
+        _check_type(cls.__name__, name, options[name])
     for name in ("job_type", "result_type"):
         if name in cls.model_fields:
             raise DefinitionError(f"Job class {cls.__name__} cannot have a field called {name!r}: Job uses it.")
@@ -171,6 +197,29 @@ def _checked(cls: type[Job[Any]], options: Mapping[str, object]) -> JobOptions:
     return made
 
 
+def _check_type(owner: str, name: str, value: object) -> None:
+    wanted, words = _TYPES[name]
+    if isinstance(value, bool) or not isinstance(value, wanted) or value != value:  # NaN is not itself
+        raise DefinitionError(f"{name} of {owner} must be {words}, not {value!r}.")
+
+
+_SPAN = ((int, float, timedelta), "a number of seconds or a timedelta")
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "kind": (str, "a string"),
+    "aliases": ((list, tuple, set, frozenset), "a list of strings"),
+    "version": (int, "a whole number"),
+    "exchange": (str, "a string"),
+    "queue": (str, "a string"),
+    "priority": (int, "a whole number"),
+    "delay": _SPAN,
+    "expires": _SPAN,
+    "headers": (Mapping, "a mapping"),
+    "max_attempts": (int, "a whole number"),
+    "timeout": _SPAN,
+    "retry": (RetryPolicy, "a RetryPolicy, as exponential(2) makes one"),
+}
+
+
 def _check_values(owner: str, made: JobOptions) -> None:
     for kind in (made.kind, *made.aliases):
         check_name(kind, f"The kind of {owner},")
@@ -178,9 +227,8 @@ def _check_values(owner: str, made: JobOptions) -> None:
         check_exchange(made.exchange)
     if made.queue:
         check_name(made.queue, f"The queue of {owner},")
-    at_least_one: dict[str, object] = {"version": made.version, "max_attempts": made.max_attempts}
-    for name, number in at_least_one.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+    for name, number in {"version": made.version, "max_attempts": made.max_attempts}.items():
+        if number is not None and number < 1:
             raise DefinitionError(f"{name} of {owner} must be a whole number from 1 up, not {number!r}.")
     for name, span in {"timeout": made.timeout, "expires": made.expires}.items():
         if span is not None and span <= 0:
@@ -201,23 +249,52 @@ def check_exchange(name: str) -> str:
 
 
 def _plain(value: object) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | set | frozenset):
         return tuple(cast("list[object]", value))
     return in_seconds(value) if isinstance(value, timedelta) else value
 
 
 @cache
 def _has_secrets(cls: type[Job[Any]]) -> bool:
-    return '"writeOnly":true' in to_json(cls.model_json_schema(mode="serialization")).decode()
+    return _mentions_secret(cls, set())
 
 
-def _revealed(value: object) -> object:
+def _mentions_secret(annotation: Any, seen: set[int]) -> bool:
+    """Whether a value of this type can hold one of pydantic's secrets, however deep."""
+    if id(annotation) in seen:
+        return False
+    seen.add(id(annotation))
+    inner: list[Any] = [*get_args(annotation), get_origin(annotation), getattr(annotation, "__value__", None)]
+    if isinstance(annotation, type):
+        if hasattr(annotation, "get_secret_value"):
+            return True
+        if issubclass(annotation, BaseModel):
+            inner += [each.annotation for each in annotation.model_fields.values()]
+        else:
+            inner += list(getattr(annotation, "__annotations__", {}).values())
+    return any(_mentions_secret(each, seen) for each in inner if each is not None)
+
+
+def _revealed(value: object, shown: object) -> object:
+    """The JSON form `shown` of a value, with its secrets written out."""
     match value:
-        case SecretStr() | SecretBytes():
-            return value.get_secret_value()
-        case dict():
-            return {key: _revealed(each) for key, each in cast("dict[str, object]", value).items()}
-        case list() | tuple() | set() | frozenset():
-            return [_revealed(each) for each in cast("list[object]", value)]
+        case _HoldsSecret():
+            return to_jsonable_python(value.get_secret_value())
+        case dict() if isinstance(shown, dict):
+            pairs = zip(
+                cast("dict[str, object]", value).values(), cast("dict[str, object]", shown).items(), strict=True
+            )
+            return {name: _revealed(inner, seen) for inner, (name, seen) in pairs}
+        case list() | tuple() | set() | frozenset() if isinstance(shown, list):
+            both = zip(cast("list[object]", value), cast("list[object]", shown), strict=True)
+            return [_revealed(inner, seen) for inner, seen in both]
         case _:
-            return value
+            return shown
+
+
+def _resolved(argument: Any, known: Mapping[object, object]) -> object:
+    """A type argument with the type variables that are known filled in."""
+    if argument in known:
+        return known[argument]
+    parameters = getattr(argument, "__parameters__", ())
+    return argument[tuple(known.get(each, each) for each in parameters)] if parameters else argument

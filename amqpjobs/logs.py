@@ -9,7 +9,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from amqpjobs.codec import dumps, traceback_of
+from amqpjobs.codec import dumps, traceback_of, words_of
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import (
     ConnectionLost,
@@ -222,4 +222,4 @@ def _job(envelope: Envelope, **fields: object) -> dict[str, object]:
 
 
 def _error(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"[:1_000]
+    return None if error is None else words_of(error)[:1_000]

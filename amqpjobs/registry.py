@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints
 
 from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.context import JobContext
 from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
 from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
 from amqpjobs.retry import RetryPolicy, exponential
 from amqpjobs.topology import Queue, Subscription
 
+#: What type checkers take for the other (PEP 484, the numeric tower).
+_PROMOTED = {(int, float), (int, complex), (float, complex)}
 #: 2, 4, 8, 16 s … up to an hour, each up to a fifth shorter by chance.
 DEFAULT_RETRY = exponential(2)
 
@@ -169,12 +172,16 @@ def _check_signature(job: type[Job[Any]], function: Callable[..., Any], is_metho
     if not is_method:
         _check_first(job, parameters[0].name, hints, name)
     _check_result(job, hints, name)
-    return len(parameters) > 1
+    return len(required) > 1 or (len(parameters) > 1 and _is_context(hints.get(parameters[1].name)))
+
+
+def _is_context(declared: object) -> bool:
+    return declared is JobContext or get_origin(declared) is JobContext
 
 
 def _check_first(job: type[Job[Any]], parameter: str, hints: dict[str, Any], name: str) -> None:
     declared = hints.get(parameter, Any)
-    if isinstance(declared, type) and not issubclass(job, declared):
+    if declared is not Any and isinstance(declared, type) and not issubclass(job, declared):
         raise HandlerMismatchError(
             f"{name} is registered for {job.__name__}, but its first parameter is a {declared.__name__}."
         )
@@ -186,6 +193,8 @@ def _check_result(job: type[Job[Any]], hints: dict[str, Any], name: str) -> None
     if get_origin(declared) is not None and _is_awaitable(get_origin(declared)):
         declared = get_args(declared)[-1]
     if Any in (wanted, declared) or wanted == declared or wanted is object:
+        return
+    if (declared, wanted) in _PROMOTED:
         return
     if isinstance(wanted, type) and isinstance(declared, type) and not issubclass(declared, wanted):
         raise HandlerMismatchError(

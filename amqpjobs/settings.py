@@ -23,19 +23,16 @@ from pydantic_settings import (
 from amqpjobs.errors import SettingsError
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
+UNREADABLE = "<a URL that cannot be read>"
 
 
 def _checked_urls(value: SecretStr) -> SecretStr:
     for url in split_urls(value):
-        parts = urlsplit(url)
-        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+        if masked(url) == UNREADABLE or not url.startswith(("amqp://", "amqps://")):
             raise ValueError(
-                f"{masked(url)!r} is not a broker URL; it should look like amqp://user:password@host:5672/vhost"
+                f"{masked(url)} is not a broker URL; it should look like amqp://user:password@host:5672/vhost, "
+                "with '/', '@', ':' and ',' in the password written %2F, %40, %3A and %2C"
             )
-        try:
-            _ = parts.port
-        except ValueError:
-            raise ValueError(f"the port of {masked(url)!r} is not a number from 0 to 65535") from None
     return value
 
 
@@ -147,13 +144,15 @@ def masked(url: str) -> str:
     """The URL without its password and without the query, where clients keep secrets too."""
     try:
         parts = urlsplit(url)
-        user, place = parts.username, parts.hostname or ""
-        host = f"[{place}]" if ":" in place else place
-        port = f":{parts.port}" if parts.port else ""
+        user, place, port = parts.username, parts.hostname, parts.port
     except ValueError:
-        return "<a URL that cannot be read>"
+        return UNREADABLE
+    # An '@' behind the host means that what looks like the host is a piece of a password.
+    if not parts.scheme or not place or "@" in f"{parts.path}{parts.query}{parts.fragment}" or url != url.strip():
+        return UNREADABLE
+    host = f"[{place}]" if ":" in place else place
     login = f"{quote(unquote(user))}:***@" if user else ""
-    return urlunsplit((parts.scheme, f"{login}{host}{port}", parts.path, "", ""))
+    return urlunsplit((parts.scheme, f"{login}{host}{f':{port}' if port else ''}", parts.path, "", ""))
 
 
 def host_name() -> str:

@@ -26,7 +26,7 @@ LEVELS = 32
 UNIT = 0.1
 UNIT_MS = 100
 #: 2³² − 1 units: 13.6 years.
-LONGEST_DELAY = (2**LEVELS - 1) * UNIT
+LONGEST_DELAY: float = (2**LEVELS - 1) * UNIT
 #: A guard against endless crashes only; attempts are counted in a header. Never absent (4.x
 #: then takes 20, and reading a queue by get and nack counts) and never -1 (≤ 3.13: "at once").
 DELIVERY_LIMIT = 1_000_000
@@ -269,6 +269,8 @@ def few_hops(seconds: float) -> float:
 
     For retries, whose delays are nobody's appointment; each level costs the broker a hop.
     """
+    if seconds >= LONGEST_DELAY:
+        return LONGEST_DELAY
     units = math.ceil(round(seconds / UNIT, 6))
     spare = 2.0 ** max(0, units.bit_length() - 5)
     rounded = math.ceil(units / spare) * spare * UNIT

@@ -85,7 +85,11 @@ def _value_size(value: HeaderValue) -> int:
             return 5 + len(value)
         case dict():
             return 1 + table_size(cast("Headers", value))
-        case list():
+        case list() | tuple():
             return 5 + sum(_value_size(each) for each in cast("list[HeaderValue]", value))
-        case _:
+        case None | bool() | float() | datetime():
             return 9
+        case int() if -(2**63) <= value < 2**63:
+            return 9
+        case _:  # small Decimals too; what AMQP has no type for is written as text
+            return 9 + len(str(value).encode("utf-8", "surrogatepass"))

@@ -6,10 +6,12 @@ its middlewares, then what an exception means.
 """
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+import logging
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from amqpjobs.clock import Clock, Deadline
 from amqpjobs.codec import job_from
@@ -32,9 +34,14 @@ from amqpjobs.outcome import (
     Snooze,
     Snoozed,
 )
-from amqpjobs.registry import Handler, Registry
+from amqpjobs.registry import DEFAULT_RETRY, Handler, Registry
 from amqpjobs.settings import Settings
 from amqpjobs.worker.threads import Threads
+
+_log = logging.getLogger(__name__)
+
+#: Seconds from which a timeout is none: ten years.
+ENDLESS = 10 * 365 * 86_400.0
 
 
 class Execution:
@@ -82,42 +89,52 @@ class Execution:
             envelope=envelope,
             state=self._state,
             max_attempts=envelope.max_attempts or handler.max_attempts or self._settings.max_attempts,
-            deadline=self._clock.now() + timedelta(seconds=timeout),
+            deadline=self._clock.now() + timedelta(seconds=timeout) if timeout < ENDLESS else None,
             enqueue=self._enqueue,
         )
         enter_context(context)
         if self._events.wanted(JobStarted):
             self._events.emit(JobStarted(envelope))
+        if not self._middlewares:
+            return await self._run(handler, job, timeout, context)
         try:
-            if self._middlewares:
-                return await around_run(self._middlewares, partial(self._call, handler, job, timeout))(context)
-            return await self._call(handler, job, timeout, context)
+            outcome: Any = await around_run(self._middlewares, partial(self._run, handler, job, timeout))(context)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-                raise
+            return self._failed(context, handler, error)
+        if not isinstance(outcome, Outcome):
+            return self._failed(context, handler, TypeError(f"A run middleware returned {outcome!r}, and no outcome."))
+        return cast("Outcome", outcome)
+
+    async def _run(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
+        try:
+            return Completed(await self._call(handler, job, timeout, context))
+        except BaseException as error:
             return self._failed(context, handler, error)
 
-    async def _call(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
+    async def _call(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
-            return Completed(await self._within(timeout, handler, arguments))
+            return await self._within(timeout, handler.function(*arguments))
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
         if self._clock.monotonic() - started > timeout:
             raise _Overrun(f"It ran longer than its timeout of {timeout:g} s; a thread cannot be stopped.")
-        return Completed(result)
+        # A plain function may be a decorated async one.
+        return await self._within(timeout, result) if inspect.isawaitable(result) else result
 
-    async def _within(self, timeout: float, handler: Handler, arguments: tuple[Any, ...]) -> object:
+    async def _within(self, timeout: float, result: Awaitable[object]) -> object:
         limit: Deadline | None = None
         try:
-            async with self._clock.timeout(timeout) as limit:
-                return await handler.function(*arguments)
+            async with self._clock.timeout(timeout if timeout < ENDLESS else None) as limit:
+                return await result
         except TimeoutError as error:
             if limit is None or not limit.expired():
                 raise  # the handler's own
             raise _Overrun(f"It ran longer than its timeout of {timeout:g} s.") from error
 
     def _failed(self, context: JobContext[Any], handler: Handler, error: BaseException) -> Outcome:
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise error
         match error:
             case Snooze():
                 return Snoozed(error.delay, error.reason)
@@ -126,7 +143,7 @@ class Execution:
             case Retry() if error.delay is not None:
                 delay: float | None = error.delay
             case _:
-                delay = handler.retry.delay_after(context.attempt, error)
+                delay = _delay(handler, context.attempt, error)
         if delay is None:
             return Dead(DeadReason.NOT_RETRYABLE, error)
         if context.is_last_attempt:
@@ -142,6 +159,14 @@ class Execution:
         if waited >= self._settings.unknown_window:
             return Dead(reason, error)
         return Snoozed(max(self._settings.unknown_delay, waited), str(error), unknown=True)
+
+
+def _delay(handler: Handler, attempt: int, error: BaseException) -> float | None:
+    try:
+        return handler.retry.delay_after(attempt, error)
+    except Exception:
+        _log.exception("The retry policy of %s failed; the default one decides", handler.name)
+        return DEFAULT_RETRY.delay_after(attempt, error)
 
 
 def _is_being_cancelled() -> bool:

@@ -20,6 +20,7 @@ from amqpjobs.codec import (
     milliseconds,
     traceback_of,
     within_budget,
+    words_of,
 )
 from amqpjobs.effects import Effect, follow_ups
 from amqpjobs.envelope import Envelope
@@ -84,7 +85,8 @@ class Settler:
         follow = [] if envelope is None else follow_ups(self._effects, envelope, outcome)
         match outcome:
             case Retrying(delay) if envelope is not None:
-                follow.append(self._again(envelope.evolve(attempt=envelope.attempt + 1), few_hops(delay)))
+                tried = envelope.evolve(attempt=envelope.attempt + 1, unknown_since=None)
+                follow.append(self._again(tried, few_hops(delay)))
             case Snoozed(delay, _, unknown) if envelope is not None:
                 since = (envelope.unknown_since or self._clock.now()) if unknown else None
                 follow.append(self._again(envelope.evolve(unknown_since=since), delay))
@@ -153,7 +155,7 @@ def _epitaph(delivery: Delivery, dead: Dead, at: datetime) -> dict[str, HeaderVa
         "amqpjobs-dead-queue": delivery.queue,
     }
     if dead.error is not None:
-        told["amqpjobs-dead-error"] = clip(f"{type(dead.error).__name__}: {dead.error}", ERROR_BUDGET)
+        told["amqpjobs-dead-error"] = clip(words_of(dead.error), ERROR_BUDGET)
         if not isinstance(dead.error, DecodeError):  # those tell all there is
             told["amqpjobs-dead-traceback"] = clip(traceback_of(dead.error), TRACEBACK_BUDGET)
     return told

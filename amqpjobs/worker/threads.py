@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -35,10 +35,13 @@ class Threads:
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run it in a thread, within this task's context. Cancelling stops the wait, not the thread."""
-        future: Future[T] = Future()
+        future: Future[tuple[T | None, BaseException | None]] = Future()
         context = contextvars.copy_context()
         self._submit(lambda: context.run(_into, future, function))
-        return await asyncio.wrap_future(future)
+        result, error = await asyncio.wrap_future(future)
+        if error is not None:
+            raise error
+        return cast("T", result)
 
     def close(self) -> None:
         """Let idle threads end."""
@@ -62,12 +65,12 @@ class Threads:
                     self._running -= 1
 
 
-def _into(future: "Future[T]", function: Callable[[], T]) -> None:
+def _into(future: "Future[tuple[T | None, BaseException | None]]", function: Callable[[], T]) -> None:
     if not future.set_running_or_notify_cancel():
         return
+    # The error is handed over as a value: a future refuses StopIteration and would never be done.
     try:
-        result = function()
-    except BaseException as error:  # SystemExit of a handler, too: the event loop sorts it out
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        outcome: tuple[T | None, BaseException | None] = function(), None
+    except BaseException as error:  # SystemExit of a handler, too
+        outcome = None, error
+    future.set_result(outcome)

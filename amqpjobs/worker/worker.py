@@ -153,7 +153,7 @@ class Worker:
                 clock=app.clock,
                 events=app.events,
                 link=self._publishing,
-                publisher=self._publisher,
+                publisher=Publisher(self._publishing, longest_body=app.settings.max_body),
                 middlewares=app.enqueue_middlewares,
             )
             app.lend(client)
