@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amqpjobs.app import App
+    from amqpjobs.blocking import BlockingClient
     from amqpjobs.context import JobContext, current_context
     from amqpjobs.errors import (
         AccessRefusedError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": ["App"],
+    "blocking": ["BlockingClient"],
     "context": ["JobContext", "current_context"],
     "errors": [
         "AccessRefusedError",
@@ -76,6 +78,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022  (by topic)
     "App",
+    "BlockingClient",
     "Job",
     "JobContext",
     "JobHandle",

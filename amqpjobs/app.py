@@ -8,9 +8,6 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from typing_extensions import Unpack
 
-from amqpjobs.amqp.connection import Link, Session
-from amqpjobs.amqp.declare import Declarer
-from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock, SystemClock
 from amqpjobs.context import JobContext
@@ -20,6 +17,7 @@ from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
+from amqpjobs.producer import Producer
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
 from amqpjobs.settings import Settings, load_settings
@@ -125,7 +123,7 @@ class App(Generic[S]):
         self._queues = _distinct(name, queues)
         self._settings = settings
         self._topology: Topology | None = None
-        self._own: _Producer | None = None
+        self._own: Producer | None = None
         self._lent: Client | None = None
 
     @property
@@ -260,37 +258,9 @@ class App(Generic[S]):
             return self._lent
         loop = asyncio.get_running_loop()
         if self._own is None or self._own.loop is not loop:  # one of an ended asyncio.run() is of no use
-            self._own = _Producer(self, loop)
+            self._own = Producer(self, loop)
             await self._own.open()
         return self._own.client
-
-
-class _Producer:
-    """An app's own connection to enqueue on."""
-
-    def __init__(self, app: App[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._declarer = Declarer(app.topology, app.events)
-        self._link = Link("producer", app.settings, app.events, self._prepare)
-        self.client = Client(
-            app=app.name,
-            settings=app.settings,
-            topology=app.topology,
-            clock=app.clock,
-            events=app.events,
-            link=self._link,
-            publisher=Publisher(self._link, longest_body=app.settings.max_body),
-            middlewares=app.enqueue_middlewares,
-        )
-
-    async def open(self) -> None:
-        await self._link.__aenter__()
-
-    async def close(self) -> None:
-        await self._link.__aexit__(None, None, None)
-
-    async def _prepare(self, session: Session) -> None:
-        await self._declarer.infrastructure(session)
 
 
 def _distinct(app: str, queues: Iterable[Queue]) -> list[Queue]:

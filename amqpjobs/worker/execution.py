@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from amqpjobs.clock import Clock, Deadline
 from amqpjobs.codec import job_from
@@ -103,7 +103,7 @@ class Execution:
             return self._failed(context, handler, error)
         if not isinstance(outcome, Outcome):
             return self._failed(context, handler, TypeError(f"A run middleware returned {outcome!r}, and no outcome."))
-        return cast("Outcome", outcome)
+        return outcome
 
     async def _run(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
         try:

@@ -84,9 +84,7 @@ class Seen(Generic[T]):
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(
-                f"{len(self._items)} of {count} within {within:g} s: {self._items[-5:]}"
-            ) from None
+            raise AssertionError(f"{len(self._items)} of {count} within {within:g} s: {self._items[-5:]}") from None
         return list(self._items)
 
 
@@ -139,15 +137,13 @@ class Bench:
         retry: RetryPolicy = SOON,
         settings: Settings | None = None,
     ) -> App[None]:
-        app = App(
-            name or self.unique(), queues=queues, retry=retry, settings=settings or self.settings()
-        )
+        app = App(name or self.unique(), queues=queues, retry=retry, settings=settings or self.settings())
         self.clean(app)
         return app
 
-    def kind(self, kind: str | None = None, **options: Unpack[ClassOptions]) -> type[Note]:
+    def kind(self, name: str | None = None, **options: Unpack[ClassOptions]) -> type[Note]:
         """A class of `Note` with a kind of its own."""
-        made: type[Note] = new_class("Note", (Note,), {**options, "kind": kind or self.unique()})
+        made: type[Note] = new_class("Note", (Note,), {"kind": name or self.unique(), **options})
         return made
 
     def clean(self, app: App[Any]) -> None:
@@ -172,8 +168,8 @@ class Bench:
                 await self.broker.delete_queue(app.topology.dead_queue(queue.name))
             for exchange in {each.exchange for each in app.registry.subscriptions() if each.exchange}:
                 await self.broker.delete_exchange(exchange)
-        for queue in self._queues:
-            await self.broker.delete_queue(queue)
+        for name in self._queues:
+            await self.broker.delete_queue(name)
 
 
 def work_queue(app: App[Any], name: str | None = None) -> str:

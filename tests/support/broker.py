@@ -78,9 +78,7 @@ class Broker:
             if not channel.is_closed:
                 await channel.close()
 
-    async def publish(
-        self, exchange: str, key: str, body: bytes = b"{}", **properties: Unpack[Foreign]
-    ) -> None:
+    async def publish(self, exchange: str, key: str, body: bytes = b"{}", **properties: Unpack[Foreign]) -> None:
         """Publish, confirmed and mandatory."""
         await self.publish_all(exchange, key, [(body, properties)])
 

@@ -84,9 +84,7 @@ class Proxy:
         await asyncio.gather(_pump(reader, onward, out), _pump(there, writer, back))
 
 
-async def _pump(
-    source: asyncio.StreamReader, target: asyncio.StreamWriter, counter: FrameCounter
-) -> None:
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, counter: FrameCounter) -> None:
     with suppress(OSError):
         while data := await source.read(65_536):
             counter.feed(data)

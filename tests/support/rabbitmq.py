@@ -172,9 +172,7 @@ class Node:
         _, complaint = guard.communicate(b"\n")
         self.kill()  # it is dead already; this takes note of it
         if guard.returncode != 0:
-            raise NodeError(
-                f"Look for processes with HOME={self.folder}; its guard failed:\n{complaint.decode()}"
-            )
+            raise NodeError(f"Look for processes with HOME={self.folder}; its guard failed:\n{complaint.decode()}")
 
     def _write_files(self) -> None:
         cookie = self.folder / ".erlang.cookie"
@@ -247,9 +245,7 @@ def find_program(name: str) -> str:
     if is_system and packaged.exists():
         return str(packaged)
     if found is None:
-        raise NodeError(
-            f"No {name} on PATH nor in {PACKAGED}. The tests need RabbitMQ's server: run `make rabbitmq`."
-        )
+        raise NodeError(f"No {name} on PATH nor in {PACKAGED}. The tests need RabbitMQ's server: run `make rabbitmq`.")
     return found
 
 
