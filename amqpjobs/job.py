@@ -271,7 +271,7 @@ def _mentions_secret(annotation: Any, seen: set[int]) -> bool:
         if issubclass(annotation, BaseModel):
             inner += [each.annotation for each in annotation.model_fields.values()]
         else:
-            inner += list(vars(annotation).get("__annotations__", {}).values())
+            inner += list(vars(cast("type[object]", annotation)).get("__annotations__", {}).values())
     return any(_mentions_secret(each, seen) for each in inner if each is not None)
 
 
