@@ -92,7 +92,12 @@ class Session:
             await asyncio.wait_for(self._connection.close(), 5)
 
     async def _open(self, *, confirms: bool) -> Channel:
-        channel = await self._connection.channel(publisher_confirms=confirms, frame_buffer_size=FRAME_BUFFER)
+        try:
+            channel = await self._connection.channel(publisher_confirms=confirms, frame_buffer_size=FRAME_BUFFER)
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise BrokerUnavailableError("The connection was closed while a channel was opened.") from error
         return cast("Channel", channel)
 
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
@@ -102,6 +107,12 @@ class Session:
 def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
     """Done when it is closed; the library leaves its type open."""
     return cast("asyncio.Future[object]", closable.closing)  # pyright: ignore[reportUnknownMemberType]
+
+
+def is_cancelled() -> bool:
+    """Whether this task itself is cancelled. The library cancels whoever waits on a connection that closes."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 Prepare = Callable[[Session], Awaitable[None]]

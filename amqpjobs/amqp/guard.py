@@ -28,7 +28,7 @@ DEEPEST = 50
 
 _PREFIX = struct.Struct(">BHI")
 _METHOD, _CONTENT_HEADER = 1, 2
-_DELIVER = b"\x00\x3c\x00\x3c"
+_DELIVER, _GET_OK = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x47"
 _CHUNK = 256 * 1024
 
 
@@ -118,27 +118,22 @@ def mended_header(payload: bytes) -> bytes:
 
 
 def mended_deliver(payload: bytes) -> bytes:
-    """A basic.deliver whose exchange and routing key are text; other methods pass."""
-    if not payload.startswith(_DELIVER):
+    """A basic.deliver or basic.get-ok whose exchange and routing key are text; other methods pass."""
+    if payload.startswith(_DELIVER):
+        names = 4 + 1 + payload[4] + 9  # consumer tag, delivery tag, redelivered
+    elif payload.startswith(_GET_OK):
+        names = 4 + 9  # delivery tag, redelivered
+    else:
         return payload
-    names = 4 + 1 + payload[4] + 9
     if payload[names:].isascii():
         return payload
-    exchange_end = names + 1 + payload[names]
-    exchange = payload[names + 1 : exchange_end]
-    key = payload[exchange_end + 1 :]
-    mended = payload[:names] + _short(exchange) + _short(key)
+    key = names + 1 + payload[names]
+    end = key + 1 + payload[key]
+    mended = payload[:names] + _text(payload[names + 1 : key]) + _text(payload[key + 1 : end]) + payload[end:]
     return payload if mended == payload else mended
 
 
-def _is_deeper(value: object, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    inner = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
-    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inner)
-
-
-def _short(raw: bytes) -> bytes:
+def _text(raw: bytes) -> bytes:
     text = raw.decode("utf-8", "replace").encode()
     while len(text) > 255:
         text = text[:255].decode("utf-8", "ignore").encode()

@@ -15,7 +15,7 @@ import aiormq
 import aiormq.exceptions
 from aiormq.channel import Channel
 
-from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
+from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session, is_cancelled
 from amqpjobs.amqp.table import ExactProperties
 from amqpjobs.errors import (
     AmqpJobsError,
@@ -67,7 +67,9 @@ class Publisher:
                 mandatory=True,
                 wait=len(publication.body) > DRAIN_ABOVE,
             )
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not is_cancelled():
+                raise _failed(publication, error) from error
             if self._confirmed == before and asyncio.get_running_loop().time() - started > STUCK_AFTER:
                 self._drop(channel)
             raise

@@ -1,0 +1,58 @@
+import logging
+
+import pytest
+
+from amqpjobs.events import Event, Events, JobStarted, ParkedReleased, WorkerStopped
+from tests.unit.making import envelope
+
+
+def test_who_watches_a_class_sees_its_events_and_no_others() -> None:
+    events, seen = Events(), list[Event]()
+    events.subscribe(ParkedReleased, seen.append)
+
+    events.emit(ParkedReleased(3))
+    events.emit(WorkerStopped(0))
+
+    assert seen == [ParkedReleased(3)]
+
+
+def test_subscribers_are_told_in_the_order_they_came() -> None:
+    events, seen = Events(), list[str]()
+    events.subscribe(ParkedReleased, lambda event: seen.append("first"))
+    events.subscribe(ParkedReleased, lambda event: seen.append("second"))
+
+    events.emit(ParkedReleased(1))
+
+    assert seen == ["first", "second"]
+
+
+def test_an_error_of_a_subscriber_is_logged_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    events, seen = Events(), list[Event]()
+
+    def fail(event: ParkedReleased) -> None:
+        raise ValueError("mine")
+
+    events.subscribe(ParkedReleased, fail)
+    events.subscribe(ParkedReleased, seen.append)
+    with caplog.at_level(logging.ERROR):
+        events.emit(ParkedReleased(1))
+
+    assert seen == [ParkedReleased(1)]
+    assert "An event subscriber failed on ParkedReleased" in caplog.text
+
+
+def test_an_event_is_wanted_when_somebody_watches_its_class() -> None:
+    events = Events()
+    before = events.wanted(JobStarted)
+
+    events.subscribe(JobStarted, lambda event: None)
+
+    assert (before, events.wanted(JobStarted), events.wanted(WorkerStopped)) == (False, True, False)
+
+
+def test_an_event_that_nobody_watches_goes_nowhere() -> None:
+    events = Events()
+
+    events.emit(JobStarted(envelope()))
+
+    assert not events.wanted(JobStarted)

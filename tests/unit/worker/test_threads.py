@@ -1,0 +1,64 @@
+import asyncio
+import threading
+
+import pytest
+
+from amqpjobs.worker.threads import Threads
+
+
+async def test_a_call_returns_what_its_function_returns() -> None:
+    threads = Threads()
+
+    result = await threads.call(lambda: threading.current_thread().name)
+    threads.close()
+
+    assert result == "amqpjobs-1"
+
+
+async def test_an_error_of_the_function_is_raised() -> None:
+    threads = Threads()
+
+    def fail() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await threads.call(fail)
+    threads.close()
+
+
+async def test_calls_at_once_run_in_threads_of_their_own() -> None:
+    threads, meeting = Threads(), threading.Barrier(4)
+
+    await asyncio.gather(*(threads.call(lambda: meeting.wait(10)) for _ in range(4)))
+    threads.close()
+
+    assert not meeting.broken
+
+
+async def test_threads_do_not_keep_the_interpreter_from_ending() -> None:
+    threads = Threads()
+
+    is_daemon = await threads.call(lambda: threading.current_thread().daemon)
+    threads.close()
+
+    assert is_daemon
+
+
+async def test_a_cancelled_wait_leaves_the_thread_to_finish() -> None:
+    threads, started, may_end, ended = Threads(), threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        started.set()
+        may_end.wait(10)
+        ended.set()
+
+    call = asyncio.create_task(threads.call(slow))
+    await asyncio.to_thread(started.wait, 10)
+    call.cancel()
+    await asyncio.wait([call])
+    still_running = threads.running
+    may_end.set()
+    has_ended = await asyncio.to_thread(ended.wait, 10)
+    threads.close()
+
+    assert (call.cancelled(), still_running, has_ended) == (True, 1, True)
