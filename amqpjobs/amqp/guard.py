@@ -133,6 +133,13 @@ def mended_deliver(payload: bytes) -> bytes:
     return payload if mended == payload else mended
 
 
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
+    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inner)
+
+
 def _text(raw: bytes) -> bytes:
     text = raw.decode("utf-8", "replace").encode()
     while len(text) > 255:
