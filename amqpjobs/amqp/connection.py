@@ -140,9 +140,10 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
+        # More than once: the library turns a cancellation in the midst of an RPC into another error.
+        while keeper is not None and not keeper.done():
             keeper.cancel()
-            await asyncio.wait([keeper])
+            await asyncio.wait([keeper], timeout=1)
         if self._live is not None and not self._live.done():
             self._live.set_exception(self._closed())
         self._live = None

@@ -1,0 +1,89 @@
+"""What a job costs: one delivery and one ack on the wire, and one task of ours in the process."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+from amqpjobs import JobContext, Worker
+from tests.support.apps import Bench, Note, dead_queue, record
+from tests.support.broker import Broker, eventually
+from tests.support.proxy import Proxy
+
+T = TypeVar("T")
+
+
+async def test_a_job_costs_its_worker_one_delivery_and_one_ack(bench: Bench) -> None:
+    async with Proxy(bench.url).running() as proxy:
+        producer, kind = bench.app(), bench.kind()
+        app = bench.app(settings=bench.settings(url=proxy.url))
+        ran = record(app, kind)
+        async with Worker(app, concurrency=20):
+            await producer.enqueue_many([kind(n=n) for n in range(1_000)], deadline=30)
+            await ran.until(1_000)
+
+            async def is_acked() -> bool:
+                return proxy.to_broker["basic.ack"] >= 1_000
+
+            await eventually(is_acked)
+
+    assert proxy.from_broker["basic.deliver"] == 1_000
+    assert proxy.to_broker["basic.ack"] == 1_000
+    assert proxy.to_broker["basic.publish"] == 0
+    assert proxy.to_broker["basic.nack"] == proxy.to_broker["basic.reject"] == 0
+
+
+async def test_a_retry_costs_one_publish_and_its_confirm(bench: Bench, broker: Broker) -> None:
+    async with Proxy(bench.url).running() as proxy:
+        producer, kind = bench.app(), bench.kind()
+        app = bench.app(settings=bench.settings(url=proxy.url))
+
+        async def fail(job: Note, context: JobContext[None]) -> None:
+            raise ValueError("no")
+
+        record(app, kind, fail, max_attempts=2)
+        async with Worker(app):
+            await producer.enqueue_many([kind(n=n) for n in range(50)])
+            await broker.take(dead_queue(app), 50)
+
+    assert proxy.from_broker["basic.deliver"] == 100
+    assert proxy.to_broker["basic.publish"] == 100  # a retry and a dead letter each
+    assert proxy.from_broker["basic.ack"] <= 100  # confirms, of which one may speak for several
+
+
+async def test_a_job_costs_one_task_beyond_the_clients_own(bench: Bench) -> None:
+    producer, app, kind = bench.app(), bench.app(), bench.kind()
+    ran = record(app, kind)
+    tasks = Counter[str]()
+
+    def counting(
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        **options: Any,
+    ) -> asyncio.Task[T]:
+        tasks[name_of(coroutine)] += 1
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async with Worker(app):
+        pass  # its queue exists from here on
+    await producer.enqueue_many([kind(n=n) for n in range(1_000)], deadline=30)
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(counting)
+    try:
+        async with Worker(app, concurrency=20):
+            await ran.until(1_000)
+    finally:
+        loop.set_task_factory(None)
+
+    ours = {name: count for name, count in tasks.items() if name.startswith("amqpjobs.worker")}
+    clients = {name: count for name, count in tasks.items() if name not in ours}
+    assert ours.pop("amqpjobs.worker.worker.Worker._work") == 1_000
+    assert sum(ours.values()) <= 2  # the look at the parked jobs
+    assert sum(clients.values()) <= 1_150, clients  # one each, and those of two connections
+
+
+def name_of(coroutine: object) -> str:
+    """Module and name of the function a task runs."""
+    frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+    module = "" if frame is None else str(frame.f_globals["__name__"])
+    return f"{module}.{getattr(coroutine, '__qualname__', '')}"
