@@ -27,6 +27,8 @@ class DeadReason(StrEnum):
     UNKNOWN_KIND = "unknown_kind"
     #: No worker of the queue knew so new a payload version for the whole window.
     UNKNOWN_VERSION = "unknown_version"
+    #: What should have followed (a retry, an effect) could not be published, however often tried.
+    UNSETTLED = "unsettled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,6 @@ CLIENT_ERRORS = (
     aiormq.exceptions.ChannelInvalidStateError,
     ConnectionError,
     OSError,
-    RuntimeError,
 )
 
 
@@ -98,6 +97,8 @@ class Session:
             if is_cancelled():
                 raise
             raise BrokerUnavailableError("The connection was closed while a channel was opened.") from error
+        except RuntimeError as error:  # what the library says of a closed connection; no more than here
+            raise BrokerUnavailableError(f"The connection is closed ({error}).") from error
         return cast("Channel", channel)
 
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:

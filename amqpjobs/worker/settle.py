@@ -24,15 +24,17 @@ from amqpjobs.codec import (
 )
 from amqpjobs.effects import Effect, follow_ups
 from amqpjobs.envelope import Envelope
-from amqpjobs.errors import AmqpJobsError, BrokerError, DecodeError, UnconfirmedError, UnroutableError
+from amqpjobs.errors import AmqpJobsError, BrokerError, DecodeError, RefusedError, UnconfirmedError, UnroutableError
 from amqpjobs.events import Events, SettleFailed
-from amqpjobs.outcome import Completed, Dead, Outcome, Retrying, Returned, Snoozed
+from amqpjobs.outcome import Completed, Dead, DeadReason, Outcome, Retrying, Returned, Snoozed
 from amqpjobs.settings import host_name
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology, few_hops
 from amqpjobs.wire import Delivery, HeaderValue, Properties, Publication
 
 #: Seconds before the first repeat of a failed settle; doubles up to the cap.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+#: So often is tried again what waiting will hardly mend (some 6 s), before it is a dead letter.
+HOPELESS = 7
 #: How long one try to publish what follows may take.
 PATIENCE = 30.0
 
@@ -64,7 +66,7 @@ class Settler:
             return await self._hand_back(delivery)
         if isinstance(outcome, Completed) and not self._effects:
             return await self._ack(delivery, envelope)
-        pause = FIRST_PAUSE
+        pause, hopeless = FIRST_PAUSE, 0
         while delivery.settler.is_open:
             try:
                 async with self._clock.timeout(PATIENCE):
@@ -73,16 +75,20 @@ class Settler:
                 return await self._ack(delivery, envelope)
             except (UnroutableError, UnconfirmedError, BrokerError, TimeoutError) as error:
                 self._events.emit(SettleFailed(envelope, error, pause))
-            except Exception as error:  # too large, refused, or a bug in an effect
+            except Exception as error:  # refused, too large, or a bug in an effect
                 if isinstance(outcome, Dead):  # the broker's own dead-lettering takes it as it is
                     return await self._reject(delivery, envelope, error)
                 self._events.emit(SettleFailed(envelope, error, pause))
+                hopeless += not isinstance(error, RefusedError)  # a full queue may have room again
+                if hopeless == HOPELESS:
+                    outcome = Dead(DeadReason.UNSETTLED, error)
             await self._clock.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
     def _following(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome) -> list[Publication]:
-        follow = [] if envelope is None else follow_ups(self._effects, envelope, outcome)
+        is_unsettled = isinstance(outcome, Dead) and outcome.reason is DeadReason.UNSETTLED
+        follow = [] if envelope is None or is_unsettled else follow_ups(self._effects, envelope, outcome)
         match outcome:
             case Retrying(delay) if envelope is not None:
                 tried = envelope.evolve(attempt=envelope.attempt + 1, unknown_since=None)
