@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EnqueueTimeoutError,
         HandlerMismatchError,
         InvalidArgumentsError,
+        ProcessDiedError,
         RefusedError,
         SettingsError,
         TooLargeError,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         UnroutableError,
     )
     from amqpjobs.handle import JobHandle
-    from amqpjobs.job import Job
+    from amqpjobs.job import Job, upgrade
     from amqpjobs.outcome import Cancel, Retry, Snooze
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
     from amqpjobs.settings import Settings
@@ -56,6 +57,7 @@ _HOMES = {
         "EnqueueTimeoutError",
         "HandlerMismatchError",
         "InvalidArgumentsError",
+        "ProcessDiedError",
         "RefusedError",
         "SettingsError",
         "TooLargeError",
@@ -65,7 +67,7 @@ _HOMES = {
         "UnroutableError",
     ],
     "handle": ["JobHandle"],
-    "job": ["Job"],
+    "job": ["Job", "upgrade"],
     "outcome": ["Cancel", "Retry", "Snooze"],
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
     "settings": ["Settings"],
@@ -86,6 +88,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "Settings",
     "Worker",
     "current_context",
+    "upgrade",
     "Cancel",
     "Retry",
     "Snooze",
@@ -108,6 +111,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "EnqueueTimeoutError",
     "HandlerMismatchError",
     "InvalidArgumentsError",
+    "ProcessDiedError",
     "RefusedError",
     "SettingsError",
     "TooLargeError",

@@ -158,7 +158,8 @@ class App(Generic[S]):
         """Register the decorated function as the handler of a job class.
 
         It takes the job and, if it wants, a `JobContext[State]`; it is async, or runs in a
-        thread. Options: `queue`, `max_attempts`, `timeout` (s), `retry`. Raises
+        thread. Options: `queue`, `max_attempts`, `timeout` (s), `retry`, and `run_in`:
+        "loop", "thread" or "process". Raises
         DefinitionError, DuplicateKindError or HandlerMismatchError.
         """
 

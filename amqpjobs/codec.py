@@ -5,25 +5,30 @@ rides in AMQP properties and in headers that begin with `amqpjobs-`; on the wire
 milliseconds since the epoch, and nowhere above this file.
 
 Whatever arrives may be wrong, huge or hostile. `decode` raises `UnreadableError` with words
-for a person; `job_from` raises `InvalidArgumentsError`, which never repeats the values.
+for a person; `job_from` raises `InvalidArgumentsError`, which never repeats the values. A
+payload of an older version is upgraded with the standard library's JSON, which keeps whole
+numbers of any size and writes nothing that JSON cannot hold.
 """
 
+import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 from pydantic import ValidationError
 
 from amqpjobs.envelope import Envelope, new_id
 from amqpjobs.errors import InvalidArgumentsError, TooLargeError, UnreadableError
-from amqpjobs.job import Job
+from amqpjobs.job import Job, options_of, payload_of, upgrades_of
 from amqpjobs.wire import Delivery, Headers, HeaderValue, Properties, table_size
 
 J = TypeVar("J", bound=Job[Any])
+R = TypeVar("R")
 
 PREFIX = "amqpjobs-"
 CONTENT_TYPE = "application/json"
@@ -49,6 +54,20 @@ _ROUTING = ("CC", "BCC")
 _PACKAGE = str(Path(__file__).parent)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+
+
+class RemoteError(Exception):
+    """An error of another process: the words and the traceback it had there."""
+
+    def __init__(self, words: str, trace: str = "") -> None:
+        super().__init__(words)
+        self.trace = trace
+
+
+class _Boxed(Job[None], Generic[R]):
+    """A result as the one field of a model: it crosses just as the fields of a job do, secrets and all."""
+
+    result: R
 
 
 def encode(envelope: Envelope, sent_at: datetime) -> Properties:
@@ -127,15 +146,15 @@ def decode(delivery: Delivery) -> Envelope:
         app_id=properties.app_id,
         correlation_id=properties.correlation_id,
         reply_to=properties.reply_to,
-        # What an earlier republish left out is told to the end.
-        headers=foreign(headers) | {name: headers[name] for name in (CUT_HEADER,) if name in headers},
+        headers=foreign(headers),
     )
 
 
-def job_from(cls: type[J], payload: bytes) -> J:
-    """The typed job of a payload. Raises InvalidArgumentsError."""
+def job_from(cls: type[J], payload: bytes, version: int | None = None) -> J:
+    """The typed job of a payload; without a version it is of the current one. Raises InvalidArgumentsError."""
+    current = payload if version is None else _upgraded(cls, payload, version)
     try:
-        return cls.model_validate_json(payload)
+        return cls.model_validate_json(current)
     except ValidationError as error:
         problems = problems_of(error)
         shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
@@ -145,6 +164,43 @@ def job_from(cls: type[J], payload: bytes) -> J:
         raise InvalidArgumentsError(f"The payload cannot be validated: {problem}.", [problem]) from error
 
 
+def _upgraded(cls: type[Job[Any]], payload: bytes, version: int) -> bytes:
+    """The payload as the current version has it. What is no JSON object is left for validation to refuse."""
+    own, steps = options_of(cls), upgrades_of(cls)
+    if version < own.oldest_version:
+        raise _unreadable(f"version {version} is older than {own.oldest_version}, the oldest that {cls.__name__} reads")
+    if version >= own.version or not steps:
+        return payload
+    try:
+        value: object = json.loads(payload)
+    except (ValueError, RecursionError):
+        return payload
+    if not isinstance(value, dict):
+        return payload
+    made = cast("dict[str, Any]", value)
+    for number in range(version, own.version):
+        made = _stepped(f"the upgrade of {cls.__name__} from version {number}", steps[number], made)
+    return json.dumps(made).encode()
+
+
+def _stepped(name: str, step: Callable[[dict[str, Any]], object], payload: dict[str, Any]) -> dict[str, Any]:
+    try:
+        made = step(payload)
+        json.dumps(made)
+    except Exception as error:  # its text may hold values, so only its class and place are told
+        frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename != __file__]
+        place = frames[0] if frames else None
+        where = f" at {Path(place.filename).name}:{place.lineno}" if place else ""
+        raise _unreadable(f"{name} failed with {type(error).__name__}{where}") from None
+    if not isinstance(made, dict):
+        raise _unreadable(f"{name} returned {type(made).__name__}, and no dict")
+    return cast("dict[str, Any]", made)
+
+
+def _unreadable(problem: str) -> InvalidArgumentsError:
+    return InvalidArgumentsError(f"The payload cannot be read: {problem}.", [problem])
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """What is wrong with each field, without the values: they may be secret, or huge."""
     problems = list[str]()
@@ -152,6 +208,33 @@ def problems_of(error: ValidationError) -> list[str]:
         place = ".".join(str(part)[:60] for part in each["loc"][:10])
         problems.append(f"{place}: {each['msg'][:300]}" if place else each["msg"][:300])
     return problems
+
+
+def result_json(job: type[Job[Any]], result: object) -> bytes:
+    """What a handler returned, as JSON of its job's result type. Raises ValueError when it is none."""
+    try:
+        return payload_of(boxed(job)(result=result))
+    except ValidationError as error:
+        problems = "; ".join(problems_of(error)[:20])
+        raise ValueError(
+            f"The handler returned a {type(result).__name__}, no result of {job.__name__}: {problems}."
+        ) from None
+
+
+def result_from(job: type[Job[Any]], raw: bytes) -> object:
+    """The typed result again. Raises ValueError, which never repeats the values."""
+    try:
+        return boxed(job).model_validate_json(raw).result
+    except ValidationError as error:
+        problems = "; ".join(problems_of(error)[:20])
+        raise ValueError(f"The result of {job.__name__} does not come back from its own JSON: {problems}.") from None
+
+
+@cache
+def boxed(job: type[Job[Any]]) -> type[_Boxed[Any]]:
+    """The model a job's results cross in. Raises what pydantic does about types it cannot write as JSON."""
+    wanted: Any = job.result_type()
+    return _Boxed[wanted]
 
 
 def foreign(headers: Headers) -> dict[str, HeaderValue]:
@@ -198,7 +281,7 @@ def within_budget(headers: Headers, budget: int = HEADER_BUDGET) -> Headers:
     total = table_size(headers)
     if total <= budget:
         return headers
-    kept, cut = dict(headers), [str(headers[CUT_HEADER])] if CUT_HEADER in headers else list[str]()
+    kept, cut = dict(headers), list[str]()
     room = budget - 2_000  # for the names of what is cut
     sizes = {name: table_size({name: value}) - 4 for name, value in headers.items()}
     # Ours are few and small; what else bears our prefix was not written by us.
@@ -225,6 +308,8 @@ def clip(text: str, budget: int) -> str:
 
 def words_of(error: BaseException) -> str:
     """`ValueError: what was wrong`, whatever the error's own `__str__` does."""
+    if isinstance(error, RemoteError):
+        return str(error)
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:
@@ -233,6 +318,8 @@ def words_of(error: BaseException) -> str:
 
 def traceback_of(error: BaseException) -> str:
     """The traceback of an error that came out of a handler, from the handler's own frames on."""
+    if isinstance(error, RemoteError):
+        return error.trace or str(error)
     told = traceback.TracebackException.from_exception(error)
     theirs = [frame for frame in told.stack if not frame.filename.startswith(_PACKAGE)]
     told.stack = traceback.StackSummary.from_list(theirs)
@@ -242,6 +329,16 @@ def traceback_of(error: BaseException) -> str:
 def dumps(value: object) -> bytes:
     """JSON for logs and machines; what JSON does not know is written as text."""
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def pretty(value: object) -> bytes:
+    """JSON for a file under version control: sorted and indented, so that two of them can be compared by line."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def canonical(value: object) -> str:
+    """JSON to compare by: equal values give equal texts, and 1, 1.0 and true do not."""
+    return json.dumps(value, sort_keys=True)
 
 
 def loads(text: str | bytes) -> Any:

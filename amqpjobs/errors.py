@@ -6,6 +6,7 @@ AmqpJobsError
 ├─ BrokerError       BrokerUnavailableError, AccessRefusedError, TopologyMismatchError
 ├─ EnqueueError      UnroutableError, UnconfirmedError, RefusedError, TooLargeError, EnqueueTimeoutError,
 │                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each)
+├─ ProcessDiedError  the process of a job's handler crashed or was killed
 └─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
 
 Every text says what happened, with what, and what to do. Wishes of a job (`Retry`,
@@ -98,6 +99,10 @@ class EnqueueManyError(EnqueueError):
             f"{len(self.errors)} of {len(self.errors) + len(self.enqueued)} jobs were not enqueued; "
             f"the first, at position {min(self.errors)}: {first}"
         )
+
+
+class ProcessDiedError(AmqpJobsError):
+    """The process of a handler with run_in="process" ended before it had an outcome: a crash or a kill."""
 
 
 class DecodeError(AmqpJobsError):

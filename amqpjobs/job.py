@@ -6,14 +6,20 @@
 Class options live in one private place, so that a job may have a field called `version` or
 `queue`. A class is matched by type checkers through the two classmethods of `JobType`: a
 plain `type[Job[R]]` would let wrong results through.
+
+When the payload changes so that old ones no longer fit, the class gets a higher `version`
+and an `@upgrade` from each older one. The version is read from the wire alone: an alias is
+only another name, so a renamed class goes on counting where its old name stopped.
 """
 
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
+from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -41,9 +47,15 @@ R = TypeVar("R")
 J_co = TypeVar("J_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
+#: Takes the payload of one version, as JSON has it, and returns that of the next.
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+U = TypeVar("U", bound=Upgrade)
+
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 _EXCHANGE = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_UPGRADES = "__amqpjobs_upgrades_from__"
+_FUNCTIONS: tuple[type, ...] = (staticmethod, classmethod, FunctionType)
 #: Names become routing keys, and AMQP cuts those at 255 bytes; the delay levels need 100 of them.
 LONGEST_NAME = 100
 
@@ -69,6 +81,7 @@ class ClassOptions(TypedDict, total=False):
     kind: str
     aliases: Sequence[str]
     version: int
+    oldest_version: int
     exchange: str
     queue: str
     priority: int
@@ -90,6 +103,8 @@ class JobOptions:
     aliases: tuple[str, ...] = ()
     #: Version of the payload, from 1.
     version: int = 1
+    #: Payloads older than this are no longer read.
+    oldest_version: int = 1
     #: The exchange it is published to; "" is the namespace's own.
     exchange: str = ""
     #: One queue to send it to, past all bindings; "" is by kind.
@@ -111,11 +126,13 @@ class Job(BaseModel, Generic[R]):
     """
 
     __amqpjobs__: ClassVar[JobOptions]
+    __amqpjobs_upgrades__: ClassVar[Mapping[int, Upgrade]]
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         if cls.__pydantic_generic_metadata__["origin"] is None:  # not Job[Receipt] itself
             cls.__amqpjobs__ = _checked(cls, options)
+            cls.__amqpjobs_upgrades__ = _checked_upgrades(cls, cls.__amqpjobs__)
 
     def __init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
         super().__init_subclass__()
@@ -151,6 +168,35 @@ def options_of(job: type[Job[Any]]) -> JobOptions:
         raise DefinitionError(
             f"{job!r} is not a job class. Derive one: class {job.__name__.split('[')[0]}(Job[None]): …"
         ) from None
+
+
+def upgrade(*, from_version: int) -> Callable[[U], U]:
+    """Marks the static method of a job class that makes a payload of one version one of the next.
+
+        @upgrade(from_version=1)
+        @staticmethod
+        def _in_cents(payload: dict[str, Any]) -> dict[str, Any]:
+            return {"order": payload["order"], "cents": round(payload["euros"] * 100)}
+
+    It gets and returns what JSON can hold, and runs in the worker's event loop: it should be
+    quick and know nothing but the payload. Where a class has one, it needs one for each
+    version from `oldest_version` (1) to the last but one; a job whose upgrade raises becomes
+    a dead letter `invalid_arguments`.
+    """
+    if type(from_version) is not int or from_version < 1:
+        raise DefinitionError(f"from_version of an upgrade must be a whole number from 1 up, not {from_version!r}.")
+
+    def mark(function: U) -> U:
+        setattr(getattr(function, "__func__", function), _UPGRADES, from_version)
+        return function
+
+    return mark
+
+
+def upgrades_of(job: type[Job[Any]]) -> Mapping[int, Upgrade]:
+    """The upgrades of a job class, by the version each begins with."""
+    options_of(job)
+    return job.__amqpjobs_upgrades__
 
 
 def payload_of(job: Job[Any]) -> bytes:
@@ -197,6 +243,44 @@ def _checked(cls: type[Job[Any]], options: Mapping[str, object]) -> JobOptions:
     return made
 
 
+def _checked_upgrades(cls: type[Job[Any]], options: JobOptions) -> Mapping[int, Upgrade]:
+    versions = range(options.oldest_version, options.version)
+    for version, function in _declared_upgrades(cls).items():
+        if version not in versions:
+            raise DefinitionError(
+                f"{function.__qualname__} upgrades from version {version}, but {cls.__name__} has version "
+                f"{options.version} and reads payloads from version {options.oldest_version} on."
+            )
+    found: dict[int, Upgrade] = {}
+    for base in reversed(cls.__mro__):
+        found |= {version: made for version, made in _declared_upgrades(base).items() if version in versions}
+    missing = [version for version in versions if version not in found]
+    if found and missing:
+        raise DefinitionError(
+            f"{cls.__name__} has no upgrade from version {missing[0]}. Write one, which may return the payload as "
+            f"it is, or say oldest_version={missing[-1] + 1} when none of these is queued any more."
+        )
+    return {version: found[version] for version in sorted(found)}
+
+
+def _declared_upgrades(cls: type) -> dict[int, Upgrade]:
+    """The upgrades that stand in the body of this class."""
+    found: dict[int, Upgrade] = {}
+    for value in vars(cls).values():
+        function: Any = getattr(value, "__func__", value) if isinstance(value, _FUNCTIONS) else None
+        version: int | None = getattr(function, _UPGRADES, None)
+        if version is None:
+            continue
+        if not isinstance(value, staticmethod) or inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"The upgrade {function.__qualname__} must be a @staticmethod and not async.")
+        if version in found:
+            raise DefinitionError(
+                f"{found[version].__qualname__} and {function.__qualname__} both upgrade from version {version}."
+            )
+        found[version] = function
+    return found
+
+
 def _check_type(owner: str, name: str, value: object) -> None:
     wanted, words = _TYPES[name]
     if isinstance(value, bool) or not isinstance(value, wanted) or value != value:  # NaN is not itself
@@ -208,6 +292,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "kind": (str, "a string"),
     "aliases": ((list, tuple, set, frozenset), "a list of strings"),
     "version": (int, "a whole number"),
+    "oldest_version": (int, "a whole number"),
     "exchange": (str, "a string"),
     "queue": (str, "a string"),
     "priority": (int, "a whole number"),
@@ -230,6 +315,10 @@ def _check_values(owner: str, made: JobOptions) -> None:
     for name, number in {"version": made.version, "max_attempts": made.max_attempts}.items():
         if number is not None and number < 1:
             raise DefinitionError(f"{name} of {owner} must be a whole number from 1 up, not {number!r}.")
+    if not 1 <= made.oldest_version <= made.version:
+        raise DefinitionError(
+            f"oldest_version of {owner} must be from 1 to its version {made.version}, not {made.oldest_version!r}."
+        )
     for name, span in {"timeout": made.timeout, "expires": made.expires}.items():
         if span is not None and span <= 0:
             raise DefinitionError(f"{name} of {owner} must be more than 0 seconds, not {span!r}.")
@@ -265,13 +354,13 @@ def _mentions_secret(annotation: Any, seen: set[int]) -> bool:
         return False
     seen.add(id(annotation))
     inner: list[Any] = [*get_args(annotation), get_origin(annotation), getattr(annotation, "__value__", None)]
-    if isinstance(annotation, type):
-        if hasattr(annotation, "get_secret_value"):
-            return True
-        if issubclass(annotation, BaseModel):
-            inner += [each.annotation for each in annotation.model_fields.values()]
-        else:
-            inner += list(vars(cast("type[object]", annotation)).get("__annotations__", {}).values())
+    is_class = isinstance(annotation, type)
+    if is_class and hasattr(annotation, "get_secret_value"):
+        return True
+    if is_class and issubclass(annotation, BaseModel):
+        inner += [each.annotation for each in annotation.model_fields.values()]
+    elif is_class:
+        inner += vars(annotation).get("__annotations__", {}).values()
     return any(_mentions_secret(each, seen) for each in inner if each is not None)
 
 

@@ -7,9 +7,12 @@ side, a handler whose parameters or result do not fit its job class, a kind take
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticUserError
 
 from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.codec import boxed
 from amqpjobs.context import JobContext
 from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
 from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
@@ -22,6 +25,10 @@ _PROMOTED = {(int, float), (int, complex), (float, complex)}
 DEFAULT_RETRY = exponential(2)
 
 
+#: Where a handler runs: in the worker's event loop, in a thread of it, or in a process of its own.
+RunIn = Literal["loop", "thread", "process"]
+
+
 class HandlerOptions(TypedDict, total=False):
     """What a handler may be registered with: the worker's side of the options."""
 
@@ -29,6 +36,7 @@ class HandlerOptions(TypedDict, total=False):
     max_attempts: int
     timeout: Seconds
     retry: RetryPolicy
+    run_in: RunIn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +49,9 @@ class Handler:
     version: int
     queue: str
     wants_context: bool
-    #: An async function runs in the event loop, any other in a thread.
     is_async: bool
+    #: By default an async function runs in the event loop, any other in a thread.
+    run_in: RunIn
     max_attempts: int | None
     timeout: float | None
     retry: RetryPolicy
@@ -111,6 +120,7 @@ class Registry:
         own = options_of(job)
         queue = options.get("queue", self._default_queue)
         timeout = options.get("timeout")
+        is_async = _is_async(function)
         handler = Handler(
             job=job,
             function=function,
@@ -118,8 +128,8 @@ class Registry:
             version=own.version,
             queue=check_name(queue, "Queue"),
             wants_context=_check_signature(job, function, is_method),
-            is_async=inspect.iscoroutinefunction(inspect.unwrap(function))
-            or inspect.iscoroutinefunction(getattr(function, "__call__", None)),  # noqa: B004  (an object with async __call__)
+            is_async=is_async,
+            run_in=options.get("run_in", "loop" if is_async else "thread"),
             max_attempts=options.get("max_attempts", own.max_attempts),
             timeout=own.timeout if timeout is None else in_seconds(timeout),
             retry=options.get("retry") or own.retry or self._retry,
@@ -128,6 +138,7 @@ class Registry:
             raise DefinitionError(f"max_attempts of {handler.name} must be 1 or more: it counts the first run too.")
         if handler.timeout is not None and handler.timeout <= 0:
             raise DefinitionError(f"timeout of {handler.name} must be more than 0 seconds.")
+        _check_place(handler)
         return handler
 
 
@@ -200,6 +211,48 @@ def _check_result(job: type[Job[Any]], hints: dict[str, Any], name: str) -> None
         raise HandlerMismatchError(
             f"{name} returns {declared.__name__}, but {job.__name__} is a Job[{wanted.__name__}]."
         )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  (an object with async __call__)
+    )
+
+
+def _check_place(handler: Handler) -> None:
+    """Whether the function can run where it should. Raises DefinitionError."""
+    if handler.run_in not in get_args(RunIn):
+        raise DefinitionError(
+            f"run_in of {handler.name} must be one of {', '.join(map(repr, get_args(RunIn)))}, not {handler.run_in!r}."
+        )
+    if handler.run_in == ("thread" if handler.is_async else "loop"):
+        raise DefinitionError(
+            f"{handler.name} is {'' if handler.is_async else 'not '}async, so it cannot run in the {handler.run_in} "
+            f"but in the {'loop' if handler.is_async else 'thread'} or in a process."
+        )
+    if handler.run_in == "process":
+        _check_found_again(handler)
+        _check_result_crosses(handler)
+
+
+def _check_found_again(handler: Handler) -> None:
+    for each in (handler.function, handler.job):
+        name = str(getattr(each, "__qualname__", ""))
+        if "<locals>" in name or "<lambda>" in name:
+            raise DefinitionError(
+                f"{handler.name} shall run in a process, and a fresh process that imports {each.__module__} would not "
+                f"find {name}: it is made inside a function. Define handler and job class at the top of a module."
+            )
+
+
+def _check_result_crosses(handler: Handler) -> None:
+    try:
+        boxed(handler.job)
+    except (PydanticUserError, NameError) as error:
+        raise DefinitionError(
+            f"{handler.name} shall run in a process, and its result would have to cross as JSON, but pydantic cannot "
+            f"write {handler.job.result_type()!r} as JSON: {error}"
+        ) from error
 
 
 def _is_awaitable(origin: object) -> bool:

@@ -5,6 +5,7 @@ A value comes from, in order: an argument in the code, an environment variable
 """
 
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -66,9 +67,13 @@ class Settings(BaseSettings):
     namespace: Annotated[str, AfterValidator(_checked_namespace)] = "amqpjobs"
     #: Default TARGETs of the command line.
     apps: Annotated[list[str], NoDecode, BeforeValidator(_as_list)] = Field(default_factory=list[str])
+    #: Whether producers and workers declare and bind; if not, they only look whether all is there.
+    declare: bool = True
 
     #: Jobs that one process runs at once.
     concurrency: int = Field(default=10, ge=1, le=10_000)
+    #: Processes for handlers with run_in="process"; None: as many as there are CPUs for us.
+    processes: int | None = Field(default=None, ge=1, le=10_000)
     max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
     timeout: float = Field(default=300.0, gt=0)
@@ -108,6 +113,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+    @property
+    def process_count(self) -> int:
+        """How many processes for handlers a worker may have."""
+        return self.processes or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
     @property
     def urls(self) -> list[str]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.errors import DefinitionError
 from amqpjobs.job import check_name
 
@@ -30,6 +31,9 @@ LONGEST_DELAY: float = (2**LEVELS - 1) * UNIT
 #: A guard against endless crashes only; attempts are counted in a header. Never absent (4.x
 #: then takes 20, and reading a queue by get and nack counts) and never -1 (≤ 3.13: "at once").
 DELIVERY_LIMIT = 1_000_000
+
+#: Ten years in seconds: RabbitMQ takes no longer time to live.
+LONGEST_RETENTION = 10 * 365 * 86_400
 
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
@@ -93,9 +97,11 @@ class Queue:
     their own since RabbitMQ 4. These two are for ever once the queue is declared.
     `prefetch` (default: the worker's concurrency) is how many unfinished jobs a process may
     hold of it; `weight` is its share of the slots beside the app's other queues.
+    `dead_retention` (seconds or a timedelta; default: for ever) is how long its dead letters
+    are kept before the broker deletes them. It too is for ever once the queue is declared.
     """
 
-    __slots__ = ("max_priority", "name", "prefetch", "type", "weight")
+    __slots__ = ("dead_retention", "max_priority", "name", "prefetch", "type", "weight")
 
     def __init__(
         self,
@@ -105,12 +111,14 @@ class Queue:
         max_priority: int | None = None,
         prefetch: int | None = None,
         weight: int = 1,
+        dead_retention: Seconds | None = None,
     ) -> None:
         self.name = check_name(name, "Queue")
         self.type: QueueType = type
         self.max_priority = max_priority
         self.prefetch = prefetch
         self.weight = weight
+        self.dead_retention = None if dead_retention is None else in_seconds(dead_retention)
         if type not in ("quorum", "classic"):
             raise DefinitionError(f"Queue {name!r} can be 'quorum' or 'classic', not {type!r}.")
         if max_priority is not None and (type != "classic" or not 1 <= max_priority <= 255):
@@ -120,6 +128,11 @@ class Queue:
             )
         if weight < 1 or (prefetch is not None and not 1 <= prefetch <= 65_535):
             raise DefinitionError(f"weight of queue {name!r} must be 1 or more, prefetch from 1 to 65,535.")
+        if self.dead_retention is not None and not 1 <= self.dead_retention <= LONGEST_RETENTION:
+            raise DefinitionError(
+                f"dead_retention of queue {name!r} must be from 1 to {LONGEST_RETENTION:,} seconds (10 years), "
+                f"not {self.dead_retention!r}. Leave it out to keep dead letters for ever."
+            )
 
     def __repr__(self) -> str:
         return f"Queue({self.name!r}, type={self.type!r})"
@@ -250,7 +263,8 @@ class Topology:
         )
 
     def _dead_queue(self, queue: Queue) -> QueueSpec:
-        return QueueSpec(name=self.dead_queue(queue.name), arguments=_QUORUM)
+        kept: Arguments = {} if queue.dead_retention is None else {"x-message-ttl": round(queue.dead_retention * 1000)}
+        return QueueSpec(name=self.dead_queue(queue.name), arguments={**_QUORUM, **kept})
 
     def _queue_bindings(self, name: str) -> Iterable[Binding]:
         work, dead = self.work_queue(name), self.dead_queue(name)

@@ -17,7 +17,9 @@ COMMANDS = {
     "run": "Work off the jobs of services.",
     "send": "Enqueue one job.",
     "check": "Import services, verify the broker, and show what would run.",
+    "contracts": "What job classes promise on the wire: write it down, and compare it.",
     "topology": "Exchanges, queues and bindings.",
+    "dead": "List, show, requeue, edit, purge, export and import dead letters.",
 }
 
 

@@ -58,7 +58,7 @@ def _described(app: App[Any]) -> dict[str, Any]:
                 "version": handler.version,
                 "queue": handler.queue,
                 "handler": handler.name,
-                "runs_in": "event loop" if handler.is_async else "thread",
+                "runs_in": "event loop" if handler.run_in == "loop" else handler.run_in,
                 "max_attempts": handler.max_attempts or settings.max_attempts,
                 "timeout": handler.timeout or settings.timeout,
             }

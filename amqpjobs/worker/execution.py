@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline
 from amqpjobs.codec import job_from
@@ -36,7 +36,10 @@ from amqpjobs.outcome import (
 )
 from amqpjobs.registry import DEFAULT_RETRY, Handler, Registry
 from amqpjobs.settings import Settings
+from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.threads import Threads
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class Execution:
         state: Any,
         enqueue: Enqueue,
         middlewares: Sequence[RunMiddleware] = (),
+        processes: Processes | None = None,
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -67,6 +71,8 @@ class Execution:
         self._state = state
         self._enqueue = enqueue
         self._middlewares = middlewares
+        #: None in a child, which itself runs what its worker has for processes.
+        self._processes = processes
 
     async def run(self, envelope: Envelope) -> Outcome:
         """The outcome of this attempt. Only a cancellation from outside is raised."""
@@ -77,8 +83,10 @@ class Execution:
             return self._unknown(envelope, DeadReason.UNKNOWN_KIND, _no_handler(envelope))
         if (envelope.version or 1) > handler.version:
             return self._unknown(envelope, DeadReason.UNKNOWN_VERSION, _too_new(envelope, handler))
+        if self._is_elsewhere(handler):
+            return await self._attempt(envelope, handler, None)  # the child makes the job of the payload
         try:
-            job = job_from(handler.job, envelope.payload)
+            job = job_from(handler.job, envelope.payload, envelope.version)
         except InvalidArgumentsError as error:
             return Dead(DeadReason.INVALID_ARGUMENTS, error)
         return await self._attempt(envelope, handler, job)
@@ -107,9 +115,21 @@ class Execution:
 
     async def _run(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
         try:
+            if self._processes is not None and self._is_elsewhere(handler):
+                return await self._run_elsewhere(self._processes, handler, timeout, context)
             return Completed(await self._call(handler, job, timeout, context))
         except BaseException as error:
             return self._failed(context, handler, error)
+
+    async def _run_elsewhere(
+        self, processes: Processes, handler: Handler, timeout: float, context: JobContext[Any]
+    ) -> Outcome:
+        """In a child, which decides by what we say counts here."""
+        envelope = context.envelope.evolve(max_attempts=context.max_attempts, timeout=timeout)
+        try:
+            return await processes.run(envelope, handler.job, partial(self._within, timeout))
+        except _Overrun as error:
+            raise error from None  # nothing that led here was the handler's
 
     async def _call(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
@@ -122,7 +142,10 @@ class Execution:
         # A plain function may be a decorated async one.
         return await self._within(timeout, result) if inspect.isawaitable(result) else result
 
-    async def _within(self, timeout: float, result: Awaitable[object]) -> object:
+    def _is_elsewhere(self, handler: Handler) -> bool:
+        return self._processes is not None and handler.run_in == "process"
+
+    async def _within(self, timeout: float, result: Awaitable[T]) -> T:
         limit: Deadline | None = None
         try:
             async with self._clock.timeout(timeout if timeout < ENDLESS else None) as limit:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from amqpjobs.amqp.browse import walk
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.consumer import Consumer, consume
-from amqpjobs.amqp.declare import Declarer
+from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock
@@ -40,6 +40,8 @@ from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Queue, Topology
 from amqpjobs.wire import Delivery, Publication
 from amqpjobs.worker.execution import Execution
+from amqpjobs.worker.introduction import refuse_while_a_child_starts
+from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.running import Run, Slots
 from amqpjobs.worker.settle import Settler
 from amqpjobs.worker.threads import Threads
@@ -143,6 +145,8 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         app = self._app
+        refuse_while_a_child_starts()
+        processes = self._processes_needed()
         async with AsyncExitStack() as stack:
             state = await stack.enter_async_context(app.lifespan())
             await stack.enter_async_context(self._publishing)
@@ -159,6 +163,8 @@ class Worker:
             app.lend(client)
             stack.callback(app.lend, None)
             stack.callback(self._threads.close)
+            if processes is not None:
+                await stack.enter_async_context(processes)
             self._execution = Execution(
                 registry=app.registry,
                 settings=app.settings,
@@ -168,6 +174,7 @@ class Worker:
                 state=state,
                 enqueue=client.enqueue,
                 middlewares=app.run_middlewares,
+                processes=processes,
             )
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
@@ -214,6 +221,12 @@ class Worker:
         self._cut_short()
         await self._wait_for_runs(LAST_WORDS)
 
+    def _processes_needed(self) -> Processes | None:
+        app = self._app
+        if all(handler.run_in != "process" for handler in app.registry.handlers):
+            return None
+        return Processes(app=app, registry=app.registry, settings=app.settings, clock=app.clock)
+
     # Consuming
 
     async def _prepare(self, session: Session) -> None:
@@ -221,18 +234,18 @@ class Worker:
         if self._is_stopping:
             return
         self._slots.drop_lost()
-        await self._declarer.infrastructure(session)
-        await self._declarer.plan(session, self._plan())
-        self._consumers = [
-            await consume(
-                session,
-                queue=self._app.topology.work_queue(queue.name),
-                name=queue.name,
-                prefetch=queue.prefetch or self._concurrency,
-                on_delivery=self._received,
-            )
-            for queue in self._queues
-        ]
+        await self._declarer.prepare(session, self._plan(), declares=self._settings.declare)
+        with told_of_consuming():
+            self._consumers = [
+                await consume(
+                    session,
+                    queue=self._app.topology.work_queue(queue.name),
+                    name=queue.name,
+                    prefetch=queue.prefetch or self._concurrency,
+                    on_delivery=self._received,
+                )
+                for queue in self._queues
+            ]
 
     async def _prepare_nothing(self, session: Session) -> None:
         """The publishing connection needs no more than to be open."""

@@ -21,7 +21,7 @@ class Terminal:
         self.text = ""
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            f"exec {command}",  # so that a signal reaches it, and not a shell
+            f"exec env {command}",  # so that a signal reaches it, and not a shell
             shell=True,
             cwd=folder,
             env=environment,

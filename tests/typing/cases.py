@@ -104,6 +104,11 @@ def right_sync_without_context(job: Send) -> Receipt:
     return Receipt(id=job.to)
 
 
+@app.handler(Send, run_in="process")
+def right_in_a_process(job: Send, ctx: JobContext[State]) -> Receipt:
+    return Receipt(id=job.to)
+
+
 @app.handler(Ping)
 async def right_none(job: Ping) -> None:
     return None
@@ -178,6 +183,11 @@ async def too_many(job: Ping, ctx: JobContext[State], more: int) -> None:
 
 @app.handler(Send, qeue="bulk")  # E: misspelt option
 async def misspelt(job: Send) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(Send, run_in="proces")  # E: no place to run in
+def nowhere(job: Send) -> Receipt:
     return Receipt(id="")
 
 

@@ -35,6 +35,7 @@ def test_the_reasons_of_dead_letters_are_a_closed_list() -> None:
         "too_large",
         "unknown_kind",
         "unknown_version",
+        "unsettled",
     }
 
 

@@ -412,3 +412,79 @@ def test_subscriptions_are_all_kinds_and_aliases_with_their_queues() -> None:
 def test_something_that_is_no_job_class_is_refused() -> None:
     with pytest.raises(DefinitionError):
         registered(do_nothing, Job[None])
+
+
+# Where handlers run
+
+
+class Placed(Job[int], kind="placed"):
+    pass
+
+
+class Odd:
+    """Nothing that pydantic could write as JSON."""
+
+
+class Oddly(Job[Odd], kind="oddly"):
+    pass
+
+
+async def placed_async(job: Placed) -> int:
+    return 1
+
+
+def placed_sync(job: Placed) -> int:
+    return 1
+
+
+placed_lambda: Callable[[Placed], int] = lambda job: 1  # noqa: E731  (its name is what is tested)
+
+
+def oddly(job: Oddly) -> Odd:
+    return Odd()
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "place"),
+    [
+        (placed_async, {}, "loop"),
+        (placed_sync, {}, "thread"),
+        (placed_async, {"run_in": "loop"}, "loop"),
+        (placed_sync, {"run_in": "thread"}, "thread"),
+        (placed_async, {"run_in": "process"}, "process"),
+        (placed_sync, {"run_in": "process"}, "process"),
+    ],
+)
+def test_a_handler_runs_where_it_says(function: Any, options: Any, place: str) -> None:
+    registry = Registry("work")
+
+    registry.add(Placed, function, options)
+
+    assert registry.handlers[0].run_in == place
+
+
+@pytest.mark.parametrize(
+    ("function", "place", "words"),
+    [
+        (placed_async, "thread", "is async, so it cannot run in the thread but in the loop"),
+        (placed_sync, "loop", "is not async, so it cannot run in the loop but in the thread"),
+        (placed_sync, "proces", "must be one of 'loop', 'thread', 'process', not 'proces'"),
+        (placed_lambda, "process", "at the top of a module"),
+    ],
+)
+def test_a_handler_that_cannot_run_there_is_refused(function: Any, place: Any, words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        Registry("work").add(Placed, function, {"run_in": place})
+
+
+def test_a_closure_cannot_run_in_a_process() -> None:
+    def closure(job: Placed) -> int:
+        return 1
+
+    with pytest.raises(DefinitionError, match=r"a fresh process that imports .* would not find .*closure"):
+        Registry("work").add(Placed, closure, {"run_in": "process"})
+
+
+def test_a_result_that_is_no_json_cannot_come_from_a_process() -> None:
+    with pytest.raises(DefinitionError, match="its result would have to cross as JSON"):
+        Registry("work").add(Oddly, oddly, {"run_in": "process"})

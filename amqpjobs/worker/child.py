@@ -1,0 +1,225 @@
+"""A child of the worker: a fresh process that runs handlers, one job at a time.
+
+It imports what its parent names, enters the app's lifespan once, and then returns an outcome
+for each envelope, decided here, where the real exception is. It ends when its parent does: a
+thread sees the socket close, and where that thread is kept from running, Linux kills it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from io import TextIOWrapper
+from multiprocessing import spawn
+from typing import Any, Protocol, cast
+
+from amqpjobs.clock import Clock
+from amqpjobs.codec import loads
+from amqpjobs.envelope import Envelope
+from amqpjobs.errors import DefinitionError
+from amqpjobs.events import Events
+from amqpjobs.handle import Enqueue
+from amqpjobs.job import Job
+from amqpjobs.outcome import Outcome, Returned
+from amqpjobs.registry import Registry
+from amqpjobs.settings import Settings
+from amqpjobs.worker.crossing import (
+    LENGTHS,
+    Frame,
+    Head,
+    envelope_of,
+    failure_frame,
+    log_frame,
+    outcome_frame,
+    packed,
+)
+from amqpjobs.worker.execution import Execution
+from amqpjobs.worker.introduction import child_starting
+from amqpjobs.worker.threads import Threads
+
+_log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Service(Protocol):
+    """What a child needs of an app."""
+
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def enqueue(self) -> Enqueue: ...
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]: ...
+    async def close(self) -> None: ...
+
+
+class Channel:
+    """The socket to the worker. Any thread may send; one reads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.RLock()  # a signal handler or finalizer may log while its thread sends
+        # What a handler forks must not keep our end open.
+        os.register_at_fork(after_in_child=sock.close)
+
+    def send(self, frame: Frame) -> None:
+        pieces = packed(*frame)
+        try:
+            with self._lock:
+                for piece in pieces:
+                    self._socket.sendall(piece)
+        except OSError:  # the parent is gone, or a handler has closed what was not its own
+            os._exit(1)
+
+    def read(self) -> Frame | None:
+        """The next frame; None when the parent has closed its end, or is dead."""
+        lengths = self._exactly(LENGTHS.size)
+        if lengths is None:
+            return None
+        head_length, body_length = LENGTHS.unpack(lengths)
+        head, body = self._exactly(head_length), self._exactly(body_length)
+        return None if head is None or body is None else (loads(head), body)
+
+    def _exactly(self, count: int) -> bytes | None:
+        raw = bytearray(count)
+        view, got = memoryview(raw), 0
+        while got < count:
+            try:
+                more = self._socket.recv_into(view[got:])
+            except ConnectionError:
+                return None
+            if not more:
+                return None
+            got += more
+        return bytes(raw)
+
+
+class Forwarding(logging.Handler):
+    """Hands log lines to the worker, which writes them where and how it writes its own."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._channel.send(log_frame(record))
+        except Exception:
+            self.handleError(record)
+
+
+def main(fd: int) -> None:
+    """The life of a child. `fd` is its end of the socket pair."""
+    os.set_inheritable(fd, False)
+    channel = Channel(socket.socket(fileno=fd))
+    first = channel.read()
+    if first is None:
+        return
+    introduction, _ = first
+    die_with(introduction["parent"])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # a line that is printed is seen, whatever comes after it
+    log_to(channel, introduction["levels"])
+    try:
+        with child_starting():
+            app = found_app(introduction)
+        asyncio.run(live(app, channel))
+    except BaseException as error:
+        channel.send(failure_frame("failed", error))
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before we had asked
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log_to(channel: Channel, levels: dict[str, int]) -> None:
+    """Let the worker write our log lines."""
+    logging.basicConfig(handlers=[Forwarding(channel)], force=True)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def found_app(introduction: Head) -> Service:
+    """The app and its handlers, imported anew. Raises DefinitionError, or what the import raised."""
+    spawn.prepare(introduction["prepare"])
+    module, _, attributes = introduction["app"].partition(":")
+    app: Any = import_module(module)
+    for attribute in attributes.split("."):
+        app = getattr(app, attribute)
+    for name in introduction["modules"]:
+        import_module(name)
+    for kind, handler in introduction["handlers"].items():
+        if cast("Service", app).registry.get(kind) is None:
+            raise DefinitionError(
+                f"{handler} shall run in a process, but a fresh process that imports {module!r} and "
+                f"{', '.join(map(repr, introduction['modules']))} finds no handler for kind {kind!r}. Register it at "
+                "the top of a module, and not within a function or below `if __name__ == '__main__':`."
+            )
+    return cast("Service", app)
+
+
+async def live(app: Service, channel: Channel) -> None:
+    """Run jobs until the worker says stop."""
+    frames = asyncio.Queue[Frame]()
+    loop = asyncio.get_running_loop()
+    threads = Threads()
+    async with app.lifespan() as state:
+        execution = Execution(
+            registry=app.registry,
+            settings=app.settings,
+            clock=app.clock,
+            events=Events(),  # told in the worker
+            threads=threads,
+            state=state,
+            enqueue=app.enqueue,
+        )
+        threading.Thread(target=_read, args=[channel, loop, frames], name="amqpjobs-parent", daemon=True).start()
+        channel.send(({"say": "ready"}, b""))
+        while (frame := await frames.get())[0]["say"] != "stop":
+            channel.send(({"say": "taken"}, b""))
+            channel.send(await _answered(execution, app.registry, envelope_of(frame)))
+    threads.close()
+    await app.close()
+
+
+async def _answered(execution: Execution, registry: Registry, envelope: Envelope) -> Frame:
+    handler = registry.get(envelope.kind)
+    outcome = await _outcome(execution, envelope)
+    job: type[Job[Any]] = Job[Any] if handler is None else handler.job
+    try:
+        return outcome_frame(outcome, job)
+    except Exception as error:  # a result that is none of this job's, or no JSON
+        return failure_frame("failed", error)
+
+
+async def _outcome(execution: Execution, envelope: Envelope) -> Outcome:
+    # A task for each job: what its handler does to its task and context ends with it.
+    task = asyncio.create_task(execution.run(envelope))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return Returned()
+
+
+def _read(channel: Channel, loop: asyncio.AbstractEventLoop, frames: "asyncio.Queue[Frame]") -> None:
+    while (frame := channel.read()) is not None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: we are at the end
+            loop.call_soon_threadsafe(frames.put_nowait, frame)
+    os.killpg(0, signal.SIGKILL)  # and what the handler has forked

@@ -1,0 +1,231 @@
+"""One child process, and the conversation with it, seen from the worker.
+
+It leads a session of its own, so that the terminal's Ctrl-C does not reach it, and so that
+killing it takes along what its handler has forked.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing import spawn
+from typing import Any
+
+from amqpjobs.clock import Clock
+from amqpjobs.codec import RemoteError, loads
+from amqpjobs.errors import ProcessDiedError
+from amqpjobs.job import Job
+from amqpjobs.outcome import Outcome
+from amqpjobs.worker.crossing import LENGTHS, Frame, Head, error_of, outcome_of, packed, record_of
+
+_log = logging.getLogger(__name__)
+
+#: Seconds a child may take to leave its lifespan, or to end once its end of the socket is closed.
+LAST_WORDS = 5.0
+#: What a child begins with; only the standard library is found before it has our sys.path.
+#: SIGINT and SIGTERM are sent to all of a service at once, and the worker decides what they mean.
+#: They are not ignored, since programs that a handler starts would inherit that.
+_PROGRAM = """\
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+fd, *sys.path = sys.argv[1:]
+from amqpjobs.worker.child import main
+main(int(fd))
+"""
+
+
+class NotTakenError(ProcessDiedError):
+    """It ended before it had the job: nothing was run."""
+
+
+class Child:
+    """One process, and the conversation with it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._exit: asyncio.Future[int] = self._loop.create_future()
+        self._listening: asyncio.Task[None] | None = None
+        #: The frame that is waited for, and whether the job was taken.
+        self._answer: asyncio.Future[Frame] | None = None
+        self._has_taken = False
+        self._is_killed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more jobs."""
+        return self._is_killed or self._listening is None or self._listening.done()
+
+    def on_over(self, call: Callable[["Child"], object]) -> None:
+        assert self._listening is not None
+        self._listening.add_done_callback(lambda _: call(self))
+
+    async def start(self, introduction: Head) -> None:
+        """Returns when its lifespan is entered. Raises RemoteError with what went wrong there."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._spawn(theirs)
+            reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            self._kill()
+            raise
+        finally:
+            theirs.close()
+        self._listening = asyncio.create_task(self._listen(reader))
+        head, _ = await self._ask(introduction, b"")
+        if head["say"] == "failed":
+            await self._end()
+            raise error_of(head, "A process for handlers could not start. ") or RemoteError("It could not start.")
+
+    async def run(self, frame: Frame, job: type[Job[Any]]) -> Outcome:
+        """The outcome of one job. Whoever cancels this kills the child."""
+        self._has_taken = False
+        answer = await self._ask(*frame)
+        if answer[0]["say"] == "failed":
+            raise error_of(answer[0]) or RemoteError("The outcome was lost.")
+        return outcome_of(answer, job)
+
+    async def stop(self) -> None:
+        """Let it leave its lifespan; kill it if that takes too long."""
+        if self._listening is None:
+            return self._kill()
+        if not self.is_over and self._answer is None:
+            self._send({"say": "stop"}, b"")
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(LAST_WORDS):
+                    await asyncio.wait([self._listening])
+        return await self._end()
+
+    async def _ask(self, head: Head, body: bytes) -> Frame:
+        answer: asyncio.Future[Frame] = self._loop.create_future()
+        self._answer = answer
+        try:
+            self._send(head, body)
+            return await answer
+        except asyncio.CancelledError:
+            await self._end()
+            raise
+        finally:
+            self._answer = None
+
+    def _send(self, head: Head, body: bytes) -> None:
+        assert self._writer is not None
+        self._writer.writelines(packed(head, body))
+
+    async def _end(self) -> None:
+        """Kill it, and return when it is gone: nobody may run its job again before."""
+        self._kill()
+        if self._listening is not None:
+            await asyncio.wait([self._listening])
+
+    # The process
+
+    def _spawn(self, theirs: socket.socket) -> None:
+        found: list[str] = [*spawn.get_command_line()[:-3], "-c", _PROGRAM]
+        fd = theirs.fileno()
+        self._process = subprocess.Popen(
+            [*found, str(fd), *spawn.get_preparation_data("amqpjobs")["sys_path"]],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[fd],
+            start_new_session=True,
+        )
+        # Not asyncio's own watchers: they need the main thread, or differ from loop to loop.
+        threading.Thread(target=self._reap, args=[self._process], name="amqpjobs-reaper", daemon=True).start()
+
+    def _reap(self, process: "subprocess.Popen[bytes]") -> None:
+        if sys.platform == "linux":  # while it is a zombie, its id is nobody else's
+            with contextlib.suppress(ChildProcessError):  # somebody else waits for all children
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            _kill_session(process.pid)
+            with self._lock:
+                code = process.wait()
+        else:
+            code = process.wait()
+            _kill_session(process.pid)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ended, code)
+
+    def _ended(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+
+    def _kill(self) -> None:
+        self._is_killed = True
+        with self._lock:
+            if self._process is not None and self._process.returncode is None:
+                _kill_session(self._process.pid)
+
+    # What it says
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Hear what it says until it is gone, also what it said last."""
+        hearing = asyncio.create_task(self._hear(reader))
+        both: list[asyncio.Future[Any]] = [hearing, self._exit]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        # The other one follows at once, unless a handler has closed or given away its socket.
+        with contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(LAST_WORDS):
+                await asyncio.wait(both)
+        self._kill()
+        if hearing.done() and (error := hearing.exception()) is not None:
+            _log.error("A process for handlers said what cannot be read", exc_info=error)
+        hearing.cancel()
+        code = await self._exit
+        assert self._writer is not None
+        self._writer.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self._death(code))
+
+    async def _hear(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head_length, body_length = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+                head = loads(await reader.readexactly(head_length))
+                self._heard(head, await reader.readexactly(body_length))
+
+    def _heard(self, head: Head, body: bytes) -> None:
+        match head["say"]:
+            case "log":
+                record = record_of(head)
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+            case "taken":
+                self._has_taken = True
+            case say:
+                if self._answer is not None and not self._answer.done():
+                    self._answer.set_result((head, body))
+                elif say == "failed":
+                    _log.error("A process for handlers did not end well", exc_info=error_of(head))
+
+    def _death(self, code: int) -> ProcessDiedError:
+        how = _told(code)
+        if self._has_taken:
+            return ProcessDiedError(f"The process of this job {how}.")
+        return NotTakenError(f"A process for handlers {how} before it took a job.")
+
+
+def _kill_session(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _told(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" (out of memory, or by somebody)" if -code == signal.SIGKILL else "")

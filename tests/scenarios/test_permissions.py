@@ -1,0 +1,257 @@
+"""The permissions that are printed for a role suffice, and with one less something fails in time and in words."""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import pytest
+
+from amqpjobs import AccessRefusedError, App, EnqueueError, JobContext, UnroutableError, Worker
+from amqpjobs.amqp.connection import open_session
+from amqpjobs.amqp.declare import Declarer
+from amqpjobs.codec import dumps
+from amqpjobs.events import JobEnded, SettleFailed
+from amqpjobs.handle import EnqueueOptions
+from amqpjobs.outcome import Dead
+from amqpjobs.permissions import Permissions, pattern, producer_permissions, worker_permissions
+from amqpjobs.topology import Topology
+from tests.conftest import MakeNode
+from tests.scenarios.conftest import BenchOn, control
+from tests.support.apps import NAMESPACE, Bench, Note, Ran, Seen, record, watch
+from tests.support.broker import Broker
+from tests.support.rabbitmq import Node
+
+#: A refusal waits for nothing.
+IN_TIME = 15.0
+
+
+@dataclass
+class Service:
+    """An app as one user sees it, its kinds, and what ran."""
+
+    app: App[None]
+    kind_name: str
+    kind: type[Note]
+    foreign: type[Note]
+    ran: Seen[Ran]
+
+
+def service(bench: Bench, node: Node, user: str, name: str, *, declare: bool, namespace: str) -> Service:
+    """The same service for each user; its name says which."""
+    url = node.url.replace("guest:guest", f"{user}:secret") if user else node.url
+    app = bench.app(name, settings=bench.settings(url=url, declare=declare, namespace=namespace))
+    kind, foreign = bench.kind(f"{name}.kind"), bench.kind(f"{name}.foreign", exchange=f"{name}-exchange")
+
+    async def behave(job: Note, context: JobContext[None]) -> None:
+        if job.text == "fail" or (job.text == "retry" and context.attempt == 1):
+            raise ValueError("as asked")
+        if job.text == "enqueue":
+            await context.enqueue(kind(n=job.n + 1))
+
+    ran = record(app, kind, behave, max_attempts=2)
+    record(app, foreign, behave)
+    return Service(app, f"{name}.kind", kind, foreign, ran)
+
+
+async def works(worker: Service, producer: Service, client: Broker) -> None:
+    """All that producers and workers do: each way to enqueue, a retry, a dead letter, a parked job."""
+    ended, kind, foreign = watch(worker.app.events, JobEnded), producer.kind, producer.foreign
+    topology = worker.app.topology
+    async with Worker(worker.app):
+        await producer.app.enqueue(kind(n=1))
+        await producer.app.enqueue(kind(n=2, text="retry"), delay=0.1)
+        await producer.app.enqueue(kind(n=3), queue=worker.app.name)
+        await producer.app.enqueue(kind(n=4, text="enqueue"))
+        await producer.app.enqueue(foreign(n=6), delay=0.1)
+        await producer.app.enqueue(foreign(n=7))
+        await producer.app.enqueue(kind(n=8, text="fail"))
+        await ended.until(10)  # two runs of 2 and of 8, and what 4 enqueued
+    await client.publish(topology.queues, topology.parked, b'{"n":9}', kind=worker.kind_name)
+    async with Worker(worker.app):
+        await ended.until(11)
+    await producer.app.close()
+
+    assert sum(isinstance(each.outcome, Dead) for each in ended) == 1
+    assert worker.ran[-1].n == 9
+
+
+async def make_users(node: Node, users: Mapping[str, Permissions]) -> None:
+    """All at once: each call of rabbitmqctl takes a second."""
+    salt = b"salt"
+    digest = base64.b64encode(salt + hashlib.sha256(salt + b"secret").digest()).decode()
+    made = {
+        "users": [
+            {
+                "name": user,
+                "password_hash": digest,
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "",
+            }
+            for user in users
+        ],
+        "permissions": [
+            {
+                "user": user,
+                "vhost": "/",
+                "configure": pattern(each.configure),
+                "write": pattern(each.write),
+                "read": pattern(each.read),
+            }
+            for user, each in users.items()
+        ],
+    }
+    file = node.folder / "users.json"
+    file.write_bytes(dumps(made))
+    await control(node, "import_definitions", str(file))
+
+
+def without(whole: Permissions, what: str, name: str) -> Permissions:
+    """One name less in one of the three."""
+    names: frozenset[str] = getattr(whole, what)
+    assert name in names
+    return replace(whole, **{what: names - {name}})
+
+
+async def declare_all(app: App[None]) -> None:
+    session = await open_session(app.settings.urls[0], app.settings, "test")
+    try:
+        await Declarer(app.topology, app.events).prepare(session, app.plan(), declares=True)
+    finally:
+        await session.close()
+
+
+async def test_with_declaring_off_what_is_printed_suffices_and_one_less_does_not(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str]
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str) -> Service:
+            return service(bench, node, user, name, declare=False, namespace=NAMESPACE)
+
+        whole = as_user("")
+        await declare_all(whole.app)
+        topology, exchange = whole.app.topology, f"{name}-exchange"
+        work, dead, marker = topology.work_queue(name), topology.dead_queue(name), topology.marker.name
+        producer = producer_permissions(topology, ["", exchange], declares=False)
+        worker = worker_permissions(topology, whole.app.queues, whole.app.plan(), declares=False)
+        enqueues: dict[str, EnqueueOptions] = {
+            topology.jobs: {},
+            topology.queues: {"queue": name},
+            topology.level(0): {"delay": 0.1},
+        }
+        starts = [("read", work), ("write", marker), ("write", dead)]
+        users = {"producer": producer, "worker": worker}
+        users |= {f"producer without {place}": without(producer, "write", place) for place in [*enqueues, marker]}
+        users |= {f"worker without {place}": without(worker, "write", place) for place in enqueues}
+        users |= {f"worker without {what} on {place}": without(worker, what, place) for what, place in starts}
+        await make_users(node, users)
+
+        await works(as_user("worker"), as_user("producer"), bench.broker)
+        for place, options in enqueues.items():
+            await refuses(as_user(f"producer without {place}"), place, options)
+            one = as_user(f"worker without {place}")
+            async with Worker(one.app):
+                await refuses(one, place, options)
+        if is_at_least(node, 4, 2, 6):
+            await refuses(as_user(f"producer without {marker}"), marker, {})
+        for what, place in starts:
+            # Before 4.2.6 anybody may see what there is.
+            if what == "read" or is_at_least(node, 4, 2, 6):
+                await refuses_to_start(as_user(f"worker without {what} on {place}"), place)
+
+
+async def test_a_worker_that_may_not_write_to_the_levels_tells_that_retries_fail(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str]
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+        whole = service(bench, node, "", name, declare=True, namespace=NAMESPACE)
+        await declare_all(whole.app)
+        level = whole.app.topology.level(0)
+        worker = worker_permissions(whole.app.topology, whole.app.queues, whole.app.plan(), declares=False)
+        await make_users(node, {"worker": without(worker, "write", level)})
+        one = service(bench, node, "worker", name, declare=False, namespace=NAMESPACE)
+        failed = watch(one.app.events, SettleFailed)
+
+        async with Worker(one.app):
+            await whole.app.enqueue(whole.kind(n=1, text="retry"))
+            (event,) = await failed.until(1, within=IN_TIME)
+            await make_users(node, {"worker": worker})
+            await one.ran.until(2)
+        await whole.app.close()
+
+        assert level in str(event.error)
+        assert "Give the user write on that exchange" in str(event.error)
+
+
+@pytest.mark.slow
+async def test_with_declaring_on_what_is_printed_suffices_on_an_empty_vhost_and_one_less_does_not(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str]
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    exchange, users, starts = f"{name}-exchange", dict[str, Permissions](), list[tuple[Service, str]]()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str, namespace: str) -> Service:
+            return service(bench, node, user, name, declare=True, namespace=namespace)
+
+        def worker_in(namespace: str) -> Permissions:
+            app = as_user("", namespace).app
+            return worker_permissions(app.topology, app.queues, app.plan(), declares=True)
+
+        users["producer"] = producer_permissions(Topology("full"), ["", exchange], declares=True)
+        users["worker"] = worker_in("full")
+        for number, (what, place) in enumerate(needed_to_declare(name, exchange)):
+            # A namespace for each, since what is there is not declared again.
+            namespace, user = f"n{number}", f"worker without {what} {number}"
+            spelled = place.replace("full", namespace, 1)
+            users[user] = without(worker_in(namespace), what, spelled)
+            starts.append((as_user(user, namespace), spelled))
+        await make_users(node, users)
+
+        producer = as_user("producer", "full")
+        with pytest.raises(UnroutableError):  # it may declare all that is shared
+            await producer.app.enqueue(producer.kind())
+        await works(as_user("worker", "full"), producer, bench.broker)
+        for one, place in starts:
+            await refuses_to_start(one, place)
+            await bench.broker.delete_exchange(exchange)
+
+
+def needed_to_declare(name: str, exchange: str) -> list[tuple[str, str]]:
+    """One of each sort, in the namespace `full`."""
+    topology = Topology("full")
+    work, dead = topology.work_queue(name), topology.dead_queue(name)
+    configure = [topology.jobs, topology.level(3), topology.marker.name, work, dead, exchange]
+    write = [topology.unroutable, topology.level(2), topology.due, topology.queues, topology.parked, work, dead]
+    read = [topology.due, topology.level(4), topology.queues, topology.jobs, work, exchange]
+    named = {"configure": configure, "write": write, "read": read}
+    return [(what, place) for what, places in named.items() for place in places]
+
+
+async def refuses(one: Service, place: str, options: EnqueueOptions) -> None:
+    """Enqueue fails in time, and the error names the place and what is wanted there."""
+    with pytest.raises(EnqueueError) as caught:
+        async with asyncio.timeout(IN_TIME):
+            await one.app.enqueue(one.kind(), **options)
+    await one.app.close()
+
+    assert f"'{place}'" in str(caught.value)
+    assert "write" in str(caught.value)
+
+
+async def refuses_to_start(one: Service, place: str) -> None:
+    with pytest.raises(AccessRefusedError) as caught:
+        async with asyncio.timeout(IN_TIME), Worker(one.app):
+            pass
+
+    assert f"'{place}'" in str(caught.value)
+    assert "refused a permission" in str(caught.value)
+    assert "amqpjobs topology permissions" in str(caught.value)
+
+
+def is_at_least(node: Node, *version: int) -> bool:
+    return tuple(int(part) for part in node.version.split(".")) >= version

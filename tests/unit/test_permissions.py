@@ -1,0 +1,75 @@
+"""Permissions as sets of names, and the regexes that match just these."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amqpjobs.permissions import (
+    Permissions,
+    declaring,
+    infrastructure,
+    pattern,
+    producer_permissions,
+    worker_permissions,
+)
+from amqpjobs.topology import LEVELS, Plan, Queue, Subscription, Topology
+
+NAMES = st.from_regex(r"[a-z0-9_-]{1,4}(\.[a-z0-9_-]{1,4}){0,3}", fullmatch=True)
+TOPOLOGY = Topology("ns")
+QUEUES = [Queue("shop"), Queue("fast", type="classic")]
+PLAN = TOPOLOGY.app(
+    QUEUES,
+    [Subscription(kind="order", queue="shop"), Subscription(kind="ship", queue="fast", exchange="orders")],
+)
+
+
+@given(st.sets(NAMES), NAMES)
+def test_a_pattern_matches_its_names_and_no_other(names: set[str], other: str) -> None:
+    regex = re.compile(pattern(names))
+
+    assert all(regex.search(name) for name in names)
+    assert bool(regex.search(other)) == (other in names)
+
+
+def test_a_pattern_takes_dots_for_dots_and_nothing_for_nothing() -> None:
+    assert pattern([]) == "^$"
+    assert pattern(["a"]) == "^(a)$"
+    assert pattern(["b.d", "a", "b.c"]) == r"^(a|b\.(c|d))$"
+    assert re.search(pattern(["a.b"]), "axb") is None
+
+
+def test_who_declares_nothing_configures_nothing() -> None:
+    producer = producer_permissions(TOPOLOGY, [""], declares=False)
+    worker = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=False)
+
+    assert producer.configure == worker.configure == frozenset()
+    assert producer.read == frozenset()
+    assert worker.read == {"ns.queue.shop", "ns.queue.fast", "ns.parked.v1"}
+
+
+def test_a_producer_may_write_to_its_exchanges_and_to_all_levels() -> None:
+    producer = producer_permissions(TOPOLOGY, ["", "orders"], declares=False)
+
+    levels = {TOPOLOGY.level(number) for number in range(LEVELS)}
+    assert producer.write == {"ns", "ns.queues", "orders", "ns.ready.v1"} | levels
+
+
+def test_who_declares_may_configure_all_of_the_plan_and_no_more() -> None:
+    worker = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=True)
+
+    shared = infrastructure(TOPOLOGY)
+    exchanges = [each.name for each in (*shared.exchanges, *PLAN.exchanges)]
+    queues = [each.name for each in (*shared.queues, *PLAN.queues)]
+    assert worker.configure == {*exchanges, *queues}
+
+
+def test_nobody_may_read_dead_letters_or_write_past_the_namespace() -> None:
+    worker = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=True)
+
+    assert not any(name.startswith("ns.dead.") for name in worker.read)
+    assert {name for name in worker.write | worker.read if not name.startswith("ns")} == {"orders"}
+
+
+def test_an_empty_plan_takes_no_permissions() -> None:
+    assert declaring(Plan()) == Permissions()
