@@ -49,7 +49,10 @@ class AccessRefusedError(BrokerError):
 
 
 class TopologyMismatchError(BrokerError):
-    """A queue or exchange exists with other properties than ours, and they matter."""
+    """A queue or exchange exists with other properties than ours, and they matter.
+
+    With AMQPJOBS_DECLARE=false also: it is missing.
+    """
 
 
 class EnqueueError(AmqpJobsError):
