@@ -4,7 +4,7 @@ python := .venv/bin/python
 installed := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rabbitmq test check format clean
+.PHONY: help setup rabbitmq test chaos check format clean
 
 help: ## Show this
 	@echo "First time: make setup rabbitmq test. Before pushing: make check test."
@@ -24,6 +24,9 @@ rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu
 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
 	$(python) -m pytest
+
+chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
+	$(python) -m pytest --full tests/contract/test_delays.py tests/scenarios
 
 check: setup ## Formatting, lint and types, as CI sees them
 	$(python) -m ruff format --check

@@ -28,6 +28,10 @@ class MakeNode(Protocol):
     def __call__(self, *, conf: str = ..., advanced: str = ...) -> Node: ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="tell the stories at full length (see tests.support.length)")
+
+
 def pytest_configure() -> None:
     # Settings of whoever runs the tests must not change what they show.
     for name in [name for name in os.environ if name.startswith("AMQPJOBS_") and name != TEST_URL]:

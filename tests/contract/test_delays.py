@@ -10,9 +10,10 @@ import pytest
 from amqpjobs import Worker
 from tests.support.apps import Bench, Ran, record
 from tests.support.broker import Broker
+from tests.support.length import is_full
 
-#: The long form, as measured for the broker facts: 1_000 jobs of 0.2 to 10 s.
-JOBS, SHORTEST, LONGEST, RATE = 200, 0.2, 3.0, 100.0
+#: Delays from 0.2 s; with --full 1,000 of up to 10 s, as measured for the broker facts.
+JOBS, SHORTEST, LONGEST, RATE = (1_000, 0.2, 10.0, 100.0) if is_full() else (200, 0.2, 3.0, 100.0)
 #: Rounding costs up to 0.1 s, each level some milliseconds; the rest is for a busy machine.
 LATEST = 3.0
 
