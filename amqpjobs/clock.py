@@ -58,6 +58,12 @@ class SystemClock:
         return asyncio.timeout(seconds)
 
 
+def is_cancelled() -> bool:
+    """Whether somebody cancels this task; a CancelledError may also come from elsewhere."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def in_seconds(span: Seconds) -> float:
     """A span as seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else float(span)

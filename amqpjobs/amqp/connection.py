@@ -22,6 +22,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from amqpjobs.amqp.guard import GuardedTransport
+from amqpjobs.clock import is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
 from amqpjobs.events import ConnectionLost, ConnectionOpened, Events
 from amqpjobs.settings import Settings, host_name, masked
@@ -108,12 +109,6 @@ class Session:
 def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
     """Done when it is closed; the library leaves its type open."""
     return cast("asyncio.Future[object]", closable.closing)  # pyright: ignore[reportUnknownMemberType]
-
-
-def is_cancelled() -> bool:
-    """Whether this task itself is cancelled. The library cancels whoever waits on a connection that closes."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 Prepare = Callable[[Session], Awaitable[None]]

@@ -15,8 +15,9 @@ import aiormq
 import aiormq.exceptions
 from aiormq.channel import Channel
 
-from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session, is_cancelled
+from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.table import ExactProperties
+from amqpjobs.clock import is_cancelled
 from amqpjobs.errors import (
     AmqpJobsError,
     BrokerUnavailableError,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from amqpjobs.clock import Clock, Deadline
+from amqpjobs.clock import Clock, Deadline, is_cancelled
 from amqpjobs.codec import job_from
 from amqpjobs.context import JobContext, enter_context
 from amqpjobs.envelope import Envelope
@@ -156,7 +156,7 @@ class Execution:
             raise _Overrun(f"It ran longer than its timeout of {timeout:g} s.") from error
 
     def _failed(self, context: JobContext[Any], handler: Handler, error: BaseException) -> Outcome:
-        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
             raise error
         match error:
             case Snooze():
@@ -190,12 +190,6 @@ def _delay(handler: Handler, attempt: int, error: BaseException) -> float | None
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
         return DEFAULT_RETRY.delay_after(attempt, error)
-
-
-def _is_being_cancelled() -> bool:
-    """Whether the worker cancels this run; a handler may also raise CancelledError by itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class _Overrun(TimeoutError):

@@ -22,7 +22,7 @@ from amqpjobs.client import Client
 from amqpjobs.clock import Clock
 from amqpjobs.codec import as_it_came, decode
 from amqpjobs.effects import Effect
-from amqpjobs.errors import AmqpJobsError, DefinitionError, TooLargeError, UnreadableError
+from amqpjobs.errors import AccessRefusedError, AmqpJobsError, DefinitionError, TooLargeError, UnreadableError
 from amqpjobs.events import (
     Events,
     JobEnded,
@@ -333,10 +333,14 @@ class Worker:
     # Parked jobs
 
     async def _watch_parked(self) -> None:
-        seen = 0
+        seen, is_told = 0, False
         while not self._is_stopping:
             try:
                 seen = await self._release_parked(seen)
+            except AccessRefusedError as error:
+                if not is_told:  # once: it stays so until somebody grants the permission
+                    _log.warning("Parked jobs are not let out: %s", error)
+                is_told = True
             except (AmqpJobsError, *CLIENT_ERRORS) as error:
                 _log.debug("Parked jobs could not be looked at: %r", error)
             await self._app.clock.sleep(PARKED_EVERY)
