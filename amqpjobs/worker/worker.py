@@ -19,12 +19,10 @@ from amqpjobs.amqp.consumer import Consumer, consume
 from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.client import Client
-from amqpjobs.clock import Clock
 from amqpjobs.codec import as_it_came, decode
 from amqpjobs.effects import Effect
 from amqpjobs.errors import AccessRefusedError, AmqpJobsError, DefinitionError, TooLargeError, UnreadableError
 from amqpjobs.events import (
-    Events,
     JobEnded,
     MessageDied,
     ParkedReleased,
@@ -33,11 +31,12 @@ from amqpjobs.events import (
     WorkerStopping,
 )
 from amqpjobs.job import hint
-from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
+from amqpjobs.middleware import RunMiddleware
 from amqpjobs.outcome import Dead, DeadReason, Outcome, Returned
+from amqpjobs.producer import Producing
 from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
-from amqpjobs.topology import Plan, Queue, Topology
+from amqpjobs.topology import Plan, Queue
 from amqpjobs.wire import Delivery, Publication
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.introduction import refuse_while_a_child_starts
@@ -54,25 +53,13 @@ PARKED_EVERY = 30.0
 LAST_WORDS = 5.0
 
 
-class Service(Protocol):
-    """What a worker needs of an app."""
+class Service(Producing, Protocol):
+    """What a worker needs of an app, beside what a producer does."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def topology(self) -> Topology: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def events(self) -> Events: ...
     @property
     def registry(self) -> Registry: ...
     @property
     def queues(self) -> Sequence[Queue]: ...
-    @property
-    def enqueue_middlewares(self) -> Sequence[EnqueueMiddleware]: ...
     @property
     def run_middlewares(self) -> Sequence[RunMiddleware]: ...
     @property
