@@ -75,6 +75,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "worker.child",
         "worker.settle",
         "worker.running",
+        "worker.parked",
         "worker.worker",
         "worker.supervisor",
         "worker",

@@ -13,19 +13,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from amqpjobs.amqp.browse import walk
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.consumer import Consumer, consume
 from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.client import Client
-from amqpjobs.codec import as_it_came, decode
+from amqpjobs.codec import decode
 from amqpjobs.effects import Effect
-from amqpjobs.errors import AccessRefusedError, AmqpJobsError, DefinitionError, TooLargeError, UnreadableError
+from amqpjobs.errors import DefinitionError, TooLargeError, UnreadableError
 from amqpjobs.events import (
     JobEnded,
     MessageDied,
-    ParkedReleased,
     WorkerStarted,
     WorkerStopped,
     WorkerStopping,
@@ -37,9 +35,10 @@ from amqpjobs.producer import Producing
 from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Queue
-from amqpjobs.wire import Delivery, Publication
+from amqpjobs.wire import Delivery
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.introduction import refuse_while_a_child_starts
+from amqpjobs.worker.parked import Parked
 from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.running import Run, Slots
 from amqpjobs.worker.settle import Settler
@@ -47,8 +46,8 @@ from amqpjobs.worker.threads import Threads
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the parked queue: a job may be parked just after its kind was bound.
-PARKED_EVERY = 30.0
+#: A worker passes on what came, whatever its size: a body too large to run is a dead letter.
+AS_LARGE_AS_IT_CAME = 2**31
 #: Seconds a stopping worker gives its consumers, and at the very end its settling, to finish.
 LAST_WORDS = 5.0
 
@@ -102,7 +101,7 @@ class Worker:
         self._declarer = Declarer(app.topology, app.events)
         self._consuming = Link("worker", app.settings, app.events, self._prepare)
         self._publishing = Link("worker publisher", app.settings, app.events, self._prepare_nothing)
-        self._publisher = Publisher(self._publishing, longest_body=_longest(app.settings))
+        self._publisher = Publisher(self._publishing, longest_body=AS_LARGE_AS_IT_CAME)
         self._settler = Settler(
             topology=app.topology,
             publisher=self._publisher,
@@ -111,7 +110,6 @@ class Worker:
             effects=app.effects,
         )
         self._execution: Execution | None = None
-        self._client: Client | None = None
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
         self._hurry_asked = asyncio.Event()
@@ -137,7 +135,7 @@ class Worker:
         async with AsyncExitStack() as stack:
             state = await stack.enter_async_context(app.lifespan())
             await stack.enter_async_context(self._publishing)
-            self._client = client = Client(
+            client = Client(
                 app=app.name,
                 settings=app.settings,
                 topology=app.topology,
@@ -165,7 +163,8 @@ class Worker:
             )
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
-            stack.push_async_callback(_ended, asyncio.create_task(self._watch_parked()))
+            parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
+            stack.push_async_callback(_ended, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()
         kinds = [handler.kind for handler in app.registry.handlers]
         app.events.emit(WorkerStarted([queue.name for queue in self._queues], kinds, self._concurrency))
@@ -317,53 +316,6 @@ class Worker:
                 run.task.cancel("the worker stops")
         self._hurry_asked.clear()
 
-    # Parked jobs
-
-    async def _watch_parked(self) -> None:
-        seen, is_told = 0, False
-        while not self._is_stopping:
-            try:
-                seen = await self._release_parked(seen)
-            except AccessRefusedError as error:
-                if not is_told:  # once: it stays so until somebody grants the permission
-                    _log.warning("Parked jobs are not let out: %s", error)
-                is_told = True
-            except (AmqpJobsError, *CLIENT_ERRORS) as error:
-                _log.debug("Parked jobs could not be looked at: %r", error)
-            await self._app.clock.sleep(PARKED_EVERY)
-
-    async def _release_parked(self, seen: int) -> int:
-        """Let out what waited for a kind of ours; the number that stays.
-
-        A walk moves every message, so it is only done when there are others than last time.
-        """
-        parked = self._app.topology.parked
-        session = await self._publishing.session()
-        count = await self._declarer.count(session, parked) or 0
-        if count in (0, seen):
-            return count
-        released = list[str]()
-        await walk(session, parked, count, self._publisher, lambda delivery: self._onward(delivery, released))
-        if released:
-            self._app.events.emit(ParkedReleased(len(released)))
-        return count - len(released)
-
-    def _onward(self, delivery: Delivery, released: list[str]) -> Publication:
-        """To its queues if this app handles the kind, else to the tail of the parked ones."""
-        assert self._client is not None
-        topology = self._app.topology
-        try:
-            envelope = decode(delivery).evolve(queue="")
-        except UnreadableError:
-            envelope = None
-        if envelope is None or self._app.registry.get(envelope.kind) is None:
-            route, properties = topology.to_parked(), as_it_came(delivery)
-            return Publication(
-                exchange=route.exchange, routing_key=route.key, body=delivery.body, properties=properties
-            )
-        released.append(envelope.job_id)
-        return self._client.publication(envelope)
-
 
 async def _ended(task: "asyncio.Task[None]") -> None:
     # More than once: the client library turns a cancellation in the midst of an RPC into another error.
@@ -381,11 +333,6 @@ def _chosen(app: Service, names: Sequence[str] | None) -> list[Queue]:
     if unknown:
         raise DefinitionError(f"App {app.name!r} has no queue {unknown[0]!r}.{hint(unknown[0], list(known))}")
     return [known[name] for name in names]
-
-
-def _longest(settings: Settings) -> int:
-    """What a worker passes on may be as large as it came: dead letters of too large bodies, too."""
-    return 2**31
 
 
 def _too_large(delivery: Delivery, settings: Settings) -> TooLargeError:
