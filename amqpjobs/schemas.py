@@ -51,7 +51,7 @@ def place_of(job: type[Job[Any]]) -> str:
 class SchemaWriter(GenerateJsonSchema):
     """Pydantic's JSON Schema, with what it leaves out and a comparison needs, and no default of a secret."""
 
-    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  (declared so by pydantic)
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

@@ -121,7 +121,7 @@ def export_there() -> None:
     finally:
         strays = sorted(_modules_within(Path(here), but=Path(there)))
         if strays:
-            print(f"{', '.join(strays)}: imported from {here}, and not from its checkout.", file=sys.stderr)  # noqa: T201
+            print(f"{', '.join(strays)}: imported from {here}, and not from its checkout.", file=sys.stderr)  # noqa: T201  (a script that talks to its parent)
             Path(output).unlink(missing_ok=True)
 
 
