@@ -52,6 +52,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "engines": (
         "client",
         "producer",
+        "engine",
         "blocking",
         "results",
         "control",

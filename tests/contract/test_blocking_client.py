@@ -240,7 +240,7 @@ async def test_calls_under_way_end_well_when_the_client_is_closed(bench: Bench) 
 async def test_a_call_that_outlives_the_closing_client_says_that_nobody_knows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amqpjobs.blocking.LAST_CALLS", 0.05)
+    monkeypatch.setattr("amqpjobs.engine.LAST_CALLS", 0.05)
     app, kind = bench.app(), bench.kind()
     entered = threading.Event()
 

@@ -69,6 +69,17 @@ async def test_a_fork_waits_until_the_clients_thread_holds_no_lock(url: str, uni
     assert sorted(arrived) == sorted(rest for word, rest in said if word == "id")
 
 
+async def test_a_fork_in_the_moment_in_which_a_client_begins_leaves_the_child_no_sockets(
+    url: str, unique: Callable[[], str]
+) -> None:
+    async with open_ledger(url, unique) as ledger:
+        said = await asyncio.to_thread(run_program, "fork_at_birth", url, ledger.kind)
+        arrived = await ledger.arrived(2)
+
+    assert ("inherited", "0") in said
+    assert sorted(arrived) == sorted(rest for word, rest in said if word == "id")
+
+
 @pytest.mark.parametrize("program", ["at_exit", "first_at_exit", "abandon"])
 async def test_what_is_enqueued_while_the_interpreter_ends_arrives(
     url: str, unique: Callable[[], str], program: str

@@ -15,6 +15,7 @@ from amqpjobs import App, BlockingClient, EnqueueError
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import ConnectionLost
 from amqpjobs.settings import load_settings
+from amqpjobs.topology import Topology
 from tests.support.apps import NAMESPACE, Note
 
 KIND = "ENQUEUERS_KIND"
@@ -135,6 +136,32 @@ def fork_between() -> None:
     thread.join()
 
 
+def fork_at_birth() -> None:
+    """Fork while another thread is making what its client needs: sockets are open, no thread runs yet."""
+    is_begun = threading.Event()
+
+    class SlowApp(App[None]):
+        @property
+        def topology(self) -> Topology:
+            if not is_begun.is_set():
+                is_begun.set()
+                threading.Event().wait(0.3)
+            return super().topology
+
+    client = BlockingClient(SlowApp("enqueuer", settings=load_settings()))
+    kind = note_class()
+    thread = threading.Thread(target=lambda: say("id", client.enqueue(kind()).job_id))
+    thread.start()
+    is_begun.wait()
+    pid = os.fork()
+    if pid == 0:
+        say("inherited", inherited_sockets())
+        say("id", client.enqueue(kind(), deadline=20).job_id)
+        sys.exit()
+    os.waitpid(pid, 0)
+    thread.join()
+
+
 def at_exit(*, is_connected: bool) -> None:
     """Enqueue in a handler that was registered before amqpjobs had anything to close, and in one after."""
     client, _ = make_client()
@@ -170,6 +197,7 @@ def abandon() -> None:
 PROGRAMS: dict[str, Callable[[], None]] = {
     "fork_under_load": fork_under_load,
     "fork_between": fork_between,
+    "fork_at_birth": fork_at_birth,
     "at_exit": lambda: at_exit(is_connected=True),
     "first_at_exit": lambda: at_exit(is_connected=False),
     "abandon": abandon,
