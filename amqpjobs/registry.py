@@ -17,6 +17,7 @@ from amqpjobs.context import JobContext
 from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
 from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
 from amqpjobs.retry import RetryPolicy, exponential
+from amqpjobs.settings import Settings
 from amqpjobs.topology import Queue, Subscription
 
 #: What type checkers take for the other (PEP 484, the numeric tower).
@@ -114,6 +115,17 @@ class Registry:
             for kind, handler in self._by_kind.items()
         ]
 
+    def check_timeouts(self, queues: Iterable[Queue], settings: Settings) -> None:
+        """Raises DefinitionError when a job may run longer than the broker lets a worker hold it."""
+        own = {queue.name: queue.consumer_timeout for queue in queues}
+        for handler in self._handlers:
+            timeout = handler.timeout or settings.timeout
+            limit = own.get(handler.queue) or settings.consumer_timeout
+            if timeout > limit:
+                raise DefinitionError(
+                    _held_too_long(handler, timeout, limit, is_queues=own.get(handler.queue) is not None)
+                )
+
     def _made(
         self, job: type[Job[Any]], function: Callable[..., Any], options: HandlerOptions, is_method: bool
     ) -> Handler:
@@ -140,6 +152,19 @@ class Registry:
             raise DefinitionError(f"timeout of {handler.name} must be more than 0 seconds.")
         _check_place(handler)
         return handler
+
+
+def _held_too_long(handler: Handler, timeout: float, limit: float, *, is_queues: bool) -> str:
+    whose = (
+        f"its queue {handler.queue!r} has consumer_timeout={limit:g}"
+        if is_queues
+        else f"the broker takes a job away after {limit:g} s, as far as we know (AMQPJOBS_CONSUMER_TIMEOUT)"
+    )
+    return (
+        f"{handler.name} may run for {timeout:g} s, but {whose}. Lower its timeout, or declare "
+        f"Queue({handler.queue!r}, consumer_timeout={timeout + 60:g}) (RabbitMQ 3.12 and later), or raise "
+        "consumer_timeout in rabbitmq.conf and say so in AMQPJOBS_CONSUMER_TIMEOUT."
+    )
 
 
 def _check_option_names(job: type[Job[Any]], options: HandlerOptions) -> None:

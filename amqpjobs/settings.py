@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
     timeout: float = Field(default=300.0, gt=0)
+    #: How long the broker lets a worker hold a job (its `consumer_timeout`); AMQP cannot ask for it.
+    consumer_timeout: float = Field(default=1800.0, gt=0)
     #: How long a stopping worker waits for what runs.
     grace: float = Field(default=25.0, ge=0)
     #: Deadline of an enqueue.

@@ -34,6 +34,8 @@ DELIVERY_LIMIT = 1_000_000
 
 #: Ten years in seconds: RabbitMQ takes no longer time to live.
 LONGEST_RETENTION = 10 * 365 * 86_400
+#: 2³² − 1 ms, 49 days: what every version takes as a consumer timeout.
+LONGEST_CONSUMER_TIMEOUT = (2**32 - 1) // 1000
 
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
@@ -99,9 +101,12 @@ class Queue:
     hold of it; `weight` is its share of the slots beside the app's other queues.
     `dead_retention` (seconds or a timedelta; default: for ever) is how long its dead letters
     are kept before the broker deletes them. It too is for ever once the queue is declared.
+    `consumer_timeout` (seconds or a timedelta; default: the broker's own, 30 minutes) is how long
+    a worker may hold a delivery before the broker takes it away; job timeouts must fit in it.
+    RabbitMQ heeds it from 3.12 on, looks once a minute, and keeps it for ever from 4.3 on.
     """
 
-    __slots__ = ("dead_retention", "max_priority", "name", "prefetch", "type", "weight")
+    __slots__ = ("consumer_timeout", "dead_retention", "max_priority", "name", "prefetch", "type", "weight")
 
     def __init__(
         self,
@@ -112,6 +117,7 @@ class Queue:
         prefetch: int | None = None,
         weight: int = 1,
         dead_retention: Seconds | None = None,
+        consumer_timeout: Seconds | None = None,
     ) -> None:
         self.name = check_name(name, "Queue")
         self.type: QueueType = type
@@ -119,6 +125,7 @@ class Queue:
         self.prefetch = prefetch
         self.weight = weight
         self.dead_retention = None if dead_retention is None else in_seconds(dead_retention)
+        self.consumer_timeout = None if consumer_timeout is None else in_seconds(consumer_timeout)
         if type not in ("quorum", "classic"):
             raise DefinitionError(f"Queue {name!r} can be 'quorum' or 'classic', not {type!r}.")
         if max_priority is not None and (type != "classic" or not 1 <= max_priority <= 255):
@@ -132,6 +139,11 @@ class Queue:
             raise DefinitionError(
                 f"dead_retention of queue {name!r} must be from 1 to {LONGEST_RETENTION:,} seconds (10 years), "
                 f"not {self.dead_retention!r}. Leave it out to keep dead letters for ever."
+            )
+        if self.consumer_timeout is not None and not 1 <= self.consumer_timeout <= LONGEST_CONSUMER_TIMEOUT:
+            raise DefinitionError(
+                f"consumer_timeout of queue {name!r} must be from 1 to {LONGEST_CONSUMER_TIMEOUT:,} seconds (49 days), "
+                f"not {self.consumer_timeout!r}. Leave it out for the broker's own."
             )
 
     def __repr__(self) -> str:
@@ -251,16 +263,16 @@ class Topology:
         # `reject` is our last resort for a message the broker will not take back from us; then
         # its own dead-lettering moves it. There is no length limit, so nothing is ever refused:
         # a full target would block the delay levels for everybody.
-        last_resort: Arguments = {
+        own: dict[str, str | int | bool] = {
             "x-dead-letter-exchange": self.queues,
             "x-dead-letter-routing-key": self.dead_queue(queue.name),
         }
+        if queue.consumer_timeout is not None:
+            own["x-consumer-timeout"] = round(queue.consumer_timeout * 1000)
         if queue.type == "quorum":
-            return QueueSpec(name=self.work_queue(queue.name), arguments={**_QUORUM, **last_resort, **_AT_LEAST_ONCE})
+            return QueueSpec(name=self.work_queue(queue.name), arguments={**_QUORUM, **own, **_AT_LEAST_ONCE})
         priority: Arguments = {} if queue.max_priority is None else {"x-max-priority": queue.max_priority}
-        return QueueSpec(
-            name=self.work_queue(queue.name), arguments={"x-queue-type": "classic", **last_resort, **priority}
-        )
+        return QueueSpec(name=self.work_queue(queue.name), arguments={"x-queue-type": "classic", **own, **priority})
 
     def _dead_queue(self, queue: Queue) -> QueueSpec:
         kept: Arguments = {} if queue.dead_retention is None else {"x-message-ttl": round(queue.dead_retention * 1000)}

@@ -33,6 +33,8 @@ def command(targets: tuple[str, ...], no_broker: bool, as_json: bool) -> None:
       amqpjobs check services.email
     """
     apps = load_apps(targets)
+    for app in apps:
+        app.registry.check_timeouts(app.queues, app.settings)
     found = [_described(app) for app in apps]
     if not no_broker:
         for app, described in zip(apps, found, strict=True):

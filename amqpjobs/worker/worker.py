@@ -131,6 +131,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         app = self._app
         refuse_while_a_child_starts()
+        app.registry.check_timeouts(app.queues, app.settings)
         processes = self._processes_needed()
         async with AsyncExitStack() as stack:
             state = await stack.enter_async_context(app.lifespan())

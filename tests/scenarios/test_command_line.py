@@ -177,7 +177,13 @@ def test_targets_that_cannot_be_imported_are_told_apart(shop: Shop) -> None:
     (shop.folder / "twice.py").write_text(
         "from shop import app, Order\n@app.handler(Order)\nasync def again(job: Order) -> int: return 1\n"
     )
+    (shop.folder / "slow.py").write_text(
+        "from amqpjobs import App, Job\napp = App('slow')\nclass Slow(Job[None], kind='slow', timeout=9000): ...\n"
+        "@app.handler(Slow)\nasync def wait(job: Slow) -> None: ...\n"
+    )
     refused = {
+        "amqpjobs check slow": "consumer_timeout=9060",
+        "amqpjobs run slow": "consumer_timeout=9060",
         "amqpjobs check nosuch": "There is no module 'nosuch'",
         "amqpjobs check broken": "nowhere_at_all",
         "amqpjobs check empty": "empty:app is missing",

@@ -11,6 +11,7 @@ from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatch
 from amqpjobs.job import Job
 from amqpjobs.registry import DEFAULT_RETRY, Handler, HandlerOptions, Registry
 from amqpjobs.retry import fixed
+from amqpjobs.settings import Settings
 from amqpjobs.topology import Queue, Subscription
 
 OWN_RETRY, CLASS_RETRY, APP_RETRY = fixed(1), fixed(2), fixed(3)
@@ -488,3 +489,28 @@ def test_a_closure_cannot_run_in_a_process() -> None:
 def test_a_result_that_is_no_json_cannot_come_from_a_process() -> None:
     with pytest.raises(DefinitionError, match="its result would have to cross as JSON"):
         Registry("work").add(Oddly, oddly, {"run_in": "process"})
+
+
+@pytest.mark.parametrize("options", [{"timeout": 3601}, {"timeout": 61, "queue": "short"}, {"queue": "short"}])
+def test_a_job_that_may_outlast_the_brokers_patience_is_refused(options: HandlerOptions) -> None:
+    registry = Registry("main")
+    queues = [Queue("main"), Queue("short", consumer_timeout=60)]
+
+    async def ping(job: Ping) -> None: ...
+
+    registry.add(Ping, ping, options)
+
+    with pytest.raises(DefinitionError, match=r"ping may run for .* consumer_timeout"):
+        registry.check_timeouts(queues, Settings(consumer_timeout=3600, timeout=300))
+
+
+@pytest.mark.parametrize("options", [{"timeout": 3600}, {"timeout": 7200, "queue": "long"}, {}])
+def test_a_job_that_fits_into_the_brokers_patience_is_taken(options: HandlerOptions) -> None:
+    registry = Registry("main")
+    queues = [Queue("main"), Queue("long", consumer_timeout=7200)]
+
+    async def ping(job: Ping) -> None: ...
+
+    registry.add(Ping, ping, options)
+
+    registry.check_timeouts(queues, Settings(consumer_timeout=3600, timeout=300))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 
 import pytest
@@ -19,6 +20,7 @@ from amqpjobs.topology import (
     Plan,
     Queue,
     QueueSpec,
+    QueueType,
     Route,
     Subscription,
     Topology,
@@ -376,11 +378,24 @@ def test_routing_keys_of_the_longest_names_fit_amqp() -> None:
         {"name": "a", "weight": 0},
         {"name": "a", "prefetch": 0},
         {"name": "a", "prefetch": 65_536},
+        {"name": "a", "consumer_timeout": 0.5},
+        {"name": "a", "consumer_timeout": 10**8},
+        {"name": "a", "consumer_timeout": float("nan")},
     ],
 )
 def test_a_queue_that_cannot_be_is_refused_at_import(options: dict[str, object]) -> None:
     with pytest.raises(DefinitionError):
         Queue(**options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (what is tested)
+
+
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
+def test_only_a_queue_that_asks_for_it_has_a_consumer_timeout_of_its_own(kind: QueueType) -> None:
+    queues = [Queue("a", type=kind), Queue("b", type=kind, consumer_timeout=timedelta(hours=2))]
+
+    found = {spec.name: spec.arguments.get("x-consumer-timeout") for spec in TOPOLOGY.app(queues, []).queues}
+
+    assert found.pop("amqpjobs.queue.b") == 7_200_000
+    assert set(found.values()) == {None}
 
 
 def test_a_queue_shows_its_name_and_type() -> None:
