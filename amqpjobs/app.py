@@ -17,7 +17,7 @@ from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
-from amqpjobs.producer import Producer
+from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
 from amqpjobs.settings import Settings, load_settings
@@ -234,6 +234,14 @@ class App(Generic[S]):
         Raises EnqueueManyError when some were not confirmed; it tells which were.
         """
         return await (await self._client()).enqueue_many(jobs, **options)
+
+    def check(self, job: Job[Any], **options: Unpack[EnqueueOptions]) -> None:
+        """Raise at once what `enqueue` would raise without asking the broker, for who enqueues later.
+
+        That is: options that are misspelt or cannot be, a job that cannot be written, and what is
+        too large. No connection is needed, and no middleware is asked.
+        """
+        drafts_of(self).check(job, options)
 
     async def __aenter__(self) -> Self:
         await self._client()

@@ -27,7 +27,7 @@ from amqpjobs.envelope import new_id
 from amqpjobs.errors import EnqueueError, EnqueueManyError, EnqueueTimeoutError, UnconfirmedError
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job
-from amqpjobs.producer import Producing
+from amqpjobs.producer import Producing, drafts_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -77,6 +77,11 @@ class BlockingClient:
             return self._run(lambda client: client.enqueue_many(every, **options), options)
         except _HeldUpError as error:
             raise EnqueueManyError({}, {n: error.told(options.get("job_id")) for n in range(len(every))}) from None
+
+    def check(self, job: Job[Any], **options: Unpack[EnqueueOptions]) -> None:
+        """Raise at once what `enqueue` would raise in this thread without asking the broker; see `App.check`."""
+        _refuse_in_a_loop()
+        drafts_of(self._app).check(job, options)
 
     def close(self, timeout: float = LAST_CALLS) -> None:
         """Let calls under way finish and close the connection. Returns after `timeout` seconds at most.

@@ -9,6 +9,7 @@ from amqpjobs.amqp.declare import Declarer
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock
+from amqpjobs.draft import Drafts
 from amqpjobs.events import Events
 from amqpjobs.middleware import EnqueueMiddleware
 from amqpjobs.settings import Settings
@@ -30,6 +31,11 @@ class Producing(Protocol):
     def events(self) -> Events: ...
     @property
     def enqueue_middlewares(self) -> Sequence[EnqueueMiddleware]: ...
+
+
+def drafts_of(app: Producing) -> Drafts:
+    """What an app would send, without any connection."""
+    return Drafts(app=app.name, settings=app.settings, topology=app.topology, clock=app.clock)
 
 
 class Producer:

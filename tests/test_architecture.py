@@ -50,6 +50,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "amqp.register",
     ),
     "engines": (
+        "draft",
         "client",
         "producer",
         "engine",

@@ -56,7 +56,7 @@ class Publisher:
         Raises UnroutableError, RefusedError, TooLargeError, UnconfirmedError, and what
         `Link.session` raises.
         """
-        _check_size(publication, self._longest_body)
+        check_size(publication, self._longest_body)
         channel = await self._open_channel()
         before, started = self._confirmed, asyncio.get_running_loop().time()
         try:
@@ -147,8 +147,8 @@ def _properties(own: Properties) -> aiormq.spec.Basic.Properties:
     )
 
 
-def _check_size(publication: Publication, longest_body: int) -> None:
-    """What would cost the connection is not sent."""
+def check_size(publication: Publication, longest_body: int) -> None:
+    """What would cost the connection is not sent. Raises TooLargeError."""
     size = table_size(publication.properties.headers)
     if size > LONGEST_HEADERS:
         raise TooLargeError(

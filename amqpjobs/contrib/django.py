@@ -38,12 +38,14 @@ def enqueue_on_commit(
 
     Returns the id that the job will have. Options are those of `App.enqueue`; `delay` and
     `expires` count from the commit, and so does the `deadline` for which the commit waits.
+    What cannot be enqueued at all is refused here, as by `BlockingClient.check`.
 
-    An error of the enqueue comes out of the `atomic` block, when the data is committed already,
+    A later error of the enqueue comes out of the `atomic` block, when the data is committed already,
     and Django then leaves out what else waited for the commit. With `robust` Django logs the
     error instead and goes on: the request succeeds, and the job is lost but for that line.
     In a TestCase nothing commits; use TransactionTestCase or `captureOnCommitCallbacks`.
     """
+    client.check(job, **options)
     job_id = options.get("job_id")
     if job_id is None:
         options["job_id"] = job_id = new_id()

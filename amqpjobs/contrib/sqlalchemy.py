@@ -34,6 +34,7 @@ class AsyncProducer(Protocol):
 
     @property
     def enqueue(self) -> Enqueue: ...
+    def check(self, job: Job[Any], **options: Unpack[EnqueueOptions]) -> None: ...
 
 
 @overload
@@ -56,7 +57,8 @@ def enqueue_on_commit(
 
     Returns the id that the job will have. Options are those of `App.enqueue`; `delay` and
     `expires` count from the commit, and so does the `deadline` for which the commit waits.
-    Like a statement, it begins a transaction if there is none.
+    Like a statement, it begins a transaction if there is none. What cannot be enqueued at all
+    is refused here, as by `App.check`.
 
     Jobs are enqueued in their order, after the connection went back to its pool. The first
     error comes out of the commit, when the data is committed already; a note on it tells
@@ -67,6 +69,7 @@ def enqueue_on_commit(
     own = session if isinstance(session, Session) else session.sync_session
     if (own is session) is not isinstance(client, BlockingClient):
         raise TypeError("A Session wants a BlockingClient, and an AsyncSession an App.")
+    client.check(job, **options)
     job_id = options.get("job_id")
     if job_id is None:
         options["job_id"] = job_id = new_id()

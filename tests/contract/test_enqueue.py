@@ -4,10 +4,12 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
 from amqpjobs import (
+    AmqpJobsError,
     EnqueueManyError,
     Job,
     JobContext,
@@ -19,6 +21,7 @@ from amqpjobs import (
     Worker,
 )
 from amqpjobs.events import ConnectionLost, JobEnded, JobParked, ParkedReleased
+from amqpjobs.handle import EnqueueOptions
 from amqpjobs.outcome import Expired
 from tests.support.apps import Bench, Note, Ran, record, watch, work_queue
 from tests.support.broker import Broker
@@ -258,6 +261,30 @@ async def test_headers_that_belong_to_us_or_the_broker_are_refused(bench: Bench)
     for name in ("amqpjobs-attempt", "x-death", "CC"):
         with pytest.raises(ValueError, match="reserved"):
             await app.enqueue(kind(), headers={name: "1"})
+
+
+WRONG_OPTIONS: list[EnqueueOptions] = [
+    {"delay": -1},
+    {"delay": 1, "run_at": datetime(2030, 1, 1, tzinfo=UTC)},
+    {"priority": 999},
+    {"queue": "no such queue"},
+    {"headers": {"x-death": "no"}},
+    {"headers": {"large": "x" * 60_000}},
+    cast("EnqueueOptions", {"dealy": 5}),
+]
+
+
+@pytest.mark.parametrize("options", WRONG_OPTIONS, ids=lambda each: str(each)[:40])
+async def test_a_check_refuses_what_enqueue_refuses(bench: Bench, options: EnqueueOptions) -> None:
+    app, kind = bench.app(settings=bench.settings(max_body=1_000)), bench.kind()
+
+    for job, given in ((kind(), options), (kind(text="x" * 1_000), EnqueueOptions())):
+        with pytest.raises((AmqpJobsError, ValueError, TypeError)) as later:
+            await app.enqueue(job, **given)
+        with pytest.raises(later.type) as now:
+            app.check(job, **given)
+
+        assert str(now.value) == str(later.value)
 
 
 async def test_two_services_bound_to_one_kind_each_get_a_copy(bench: Bench) -> None:

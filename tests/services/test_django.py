@@ -4,21 +4,31 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import django
 import pytest
 from django.conf import settings
 from django.db import connections, transaction
 
-from amqpjobs import BlockingClient, UnroutableError
+from amqpjobs import BlockingClient, Job, TooLargeError, UnroutableError
 from amqpjobs.contrib.django import enqueue_on_commit
+from amqpjobs.handle import EnqueueOptions
 from tests.support.apps import work_queue
 from tests.support.broker import plain_client
 from tests.support.ledger import Ledger, open_ledger
 
 T = TypeVar("T")
+
+WRONG_OPTIONS: list[EnqueueOptions] = [
+    {"delay": -1},
+    {"delay": 1, "run_at": datetime(2030, 1, 1, tzinfo=UTC)},
+    {"priority": 999},
+    {"headers": {"large": "x" * 60_000}},
+    cast("EnqueueOptions", {"dealy": 5}),
+]
 
 
 class RolledBackError(Exception):
@@ -110,10 +120,31 @@ async def test_a_failed_enqueue_is_raised_after_the_commit(ledger: Ledger) -> No
         execute("CREATE TABLE orders (n int)")
         with pytest.raises(UnroutableError):
             order()
-        with connections["default"].cursor() as cursor:
-            return [row[0] for row in cursor.execute("SELECT n FROM orders").fetchall()]
+        return numbers("orders")
 
     assert await in_django(ledger, view) == [7]
+
+
+async def test_what_cannot_be_enqueued_is_refused_while_the_transaction_can_still_be_rolled_back(
+    ledger: Ledger,
+) -> None:
+    def view(client: BlockingClient) -> list[int]:
+        @transaction.atomic
+        def order(job: Job[None], options: EnqueueOptions) -> None:
+            execute("INSERT INTO refused VALUES (7)")
+            enqueue_on_commit(client, job, robust=True, **options)
+
+        execute("CREATE TABLE refused (n int)")
+        for options in WRONG_OPTIONS:
+            with pytest.raises((ValueError, TypeError, TooLargeError)):
+                order(ledger.note(), options)
+        with pytest.raises(TooLargeError):
+            order(ledger.note(text="x" * 20_000_000), {})
+        order(ledger.note(), {"delay": 0.1})
+        return numbers("refused")
+
+    assert await in_django(ledger, view) == [7]
+    await ledger.arrived(1)
 
 
 async def test_a_robust_one_is_logged_and_the_next_is_enqueued(
@@ -157,3 +188,8 @@ def sqlite(file: Path) -> dict[str, str]:
 def execute(statement: str) -> None:
     with connections["default"].cursor() as cursor:
         cursor.execute(statement)
+
+
+def numbers(table: str) -> list[int]:
+    with connections["default"].cursor() as cursor:
+        return [row[0] for row in cursor.execute(f"SELECT n FROM {table}").fetchall()]

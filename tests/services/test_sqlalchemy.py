@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,8 +12,9 @@ from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from amqpjobs import BlockingClient, EnqueueTimeoutError, UnroutableError
+from amqpjobs import BlockingClient, EnqueueTimeoutError, TooLargeError, UnroutableError
 from amqpjobs.contrib.sqlalchemy import enqueue_on_commit
+from amqpjobs.handle import EnqueueOptions
 from tests.support.ledger import Ledger, open_ledger
 
 T = TypeVar("T")
@@ -190,6 +192,46 @@ async def test_the_wrong_client_is_refused_before_anything_commits(ledger: Ledge
         enqueue_on_commit(client, AsyncSession(), ledger.note())
     with pytest.raises(TypeError, match="BlockingClient"), Session() as session:
         enqueue_on_commit(cast("Any", ledger.app), cast("Any", session), ledger.note())
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"delay": -1}, ValueError),
+        ({"delay": 1, "run_at": datetime(2030, 1, 1, tzinfo=UTC)}, ValueError),
+        ({"priority": 999}, ValueError),
+        ({"headers": {"large": "x" * 60_000}}, TooLargeError),
+        ({"dealy": 5}, TypeError),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+async def test_what_cannot_be_enqueued_is_refused_while_the_transaction_can_still_be_rolled_back(
+    ledger: Ledger, file: Path, options: EnqueueOptions, error: type[Exception]
+) -> None:
+    def script(client: BlockingClient, session: Session) -> int:
+        def order() -> None:
+            with session.begin():
+                session.add(Order())
+                session.flush()
+                enqueue_on_commit(client, session, ledger.note(), **options)
+
+        with pytest.raises(error):
+            order()
+        return count(session)
+
+    assert await in_session(ledger, file, script) == 0
+    async with AsyncSession() as session:
+        with pytest.raises(error):
+            enqueue_on_commit(ledger.app, session, ledger.note(), **options)
+    assert await ledger.arrived(0) == []
+
+
+async def test_a_session_that_an_event_loop_commits_is_refused_a_client_that_would_block_it(
+    ledger: Ledger,
+) -> None:
+    async with AsyncSession() as session:
+        with pytest.raises(RuntimeError, match=r"await app\.enqueue"):
+            await session.run_sync(lambda own: enqueue_on_commit(BlockingClient(ledger.app), own, ledger.note()))
 
 
 async def test_a_commit_waits_for_the_deadline_and_no_longer(ledger: Ledger, file: Path) -> None:

@@ -1,0 +1,134 @@
+"""A job as it would be sent: its options checked, its envelope and its publication made.
+
+It needs no connection, so whoever enqueues later can learn now whether that is possible at all.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from amqpjobs.amqp.publisher import check_size
+from amqpjobs.clock import Clock, Seconds, in_seconds
+from amqpjobs.codec import check_headers, encode
+from amqpjobs.context import current_context
+from amqpjobs.envelope import Envelope, new_id
+from amqpjobs.handle import EnqueueOptions
+from amqpjobs.job import Job, check_name, hint, options_of, payload_of
+from amqpjobs.settings import Settings
+from amqpjobs.topology import LONGEST_DELAY, Route, Topology
+from amqpjobs.wire import Publication
+
+_OPTIONS = tuple(EnqueueOptions.__annotations__)
+
+
+class Drafts:
+    """Makes what one app sends."""
+
+    def __init__(self, *, app: str, settings: Settings, topology: Topology, clock: Clock) -> None:
+        self._app = app
+        self._settings = settings
+        self._topology = topology
+        self._clock = clock
+
+    def check(self, job: Job[Any], options: EnqueueOptions) -> None:
+        """Raise what an enqueue raises before it needs the broker. Middlewares are not asked."""
+        publication = self.publication(self.envelope(job, options))
+        check_size(publication, self._settings.max_body)
+
+    def envelope(self, job: Job[Any], options: EnqueueOptions) -> Envelope:
+        _check_options(options)
+        own, now = options_of(type(job)), self._clock.now()
+        expires = _first(options.get("expires"), own.expires)
+        timeout = options.get("timeout")
+        headers = dict(own.headers) | dict(options.get("headers") or {})
+        if headers:
+            check_headers(headers)
+        parent = current_context()
+        job_id = options.get("job_id") or new_id()
+        return Envelope(
+            kind=own.kind,
+            payload=payload_of(job),
+            job_id=job_id,
+            exchange=own.exchange,
+            queue=options.get("queue") or own.queue,
+            version=own.version,
+            enqueued_at=now,
+            run_at=_run_at(options, own.delay, now),
+            expires_at=None if expires is None else now + timedelta(seconds=in_seconds(expires)),
+            max_attempts=options.get("max_attempts"),
+            timeout=None if timeout is None else in_seconds(timeout),
+            priority=_first(options.get("priority"), own.priority),
+            parent=parent.job_id if parent else None,
+            root=(parent.envelope.root or parent.job_id) if parent else None,
+            app_id=self._app,
+            headers=headers,
+        )
+
+    def publication(self, envelope: Envelope, route: Route | None = None) -> Publication:
+        """The message of an envelope, by default to where its kind or queue says."""
+        now = self._clock.now()
+        route = route or self._route(envelope, now)
+        return Publication(
+            exchange=route.exchange,
+            routing_key=route.key,
+            body=envelope.payload,
+            properties=encode(envelope, now),
+        )
+
+    def _route(self, envelope: Envelope, now: datetime) -> Route:
+        seconds = seconds_until(envelope.run_at, now)
+        if seconds > 0:
+            return self._topology.delayed(seconds, kind=envelope.kind, exchange=envelope.exchange, queue=envelope.queue)
+        if envelope.queue:
+            return self._topology.to_queue(envelope.queue)
+        return self._topology.by_kind(envelope.kind, envelope.exchange)
+
+
+def _check_options(options: EnqueueOptions) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"enqueue() has no option {name!r}.{hint(name, _OPTIONS)}")
+    job_id, queue, priority = options.get("job_id"), options.get("queue"), options.get("priority")
+    if job_id is not None and not (1 <= len(job_id.encode()) <= 255 and job_id.isprintable()):
+        raise ValueError("job_id must have 1 to 255 bytes, all of them printable.")
+    if queue is not None:
+        check_name(queue, "Queue")
+    if priority is not None and priority not in range(256):
+        raise ValueError(f"priority must be from 0 to 255, not {priority!r}.")
+    max_attempts = options.get("max_attempts")
+    if max_attempts is not None and not 1 <= max_attempts < 2**31:
+        raise ValueError(f"max_attempts must be 1 or more, as it counts the first run too, not {max_attempts!r}.")
+    for name in ("expires", "timeout", "deadline"):
+        span = cast("Seconds | None", options.get(name))
+        if span is not None and not 0 < in_seconds(span) <= LONGEST_DELAY:
+            raise ValueError(f"{name} must be more than 0 seconds and at most 13.6 years, not {span!r}.")
+    if options.get("on_unroutable", "raise") not in ("raise", "park"):
+        raise ValueError('on_unroutable must be "raise" or "park".')
+
+
+def _run_at(options: EnqueueOptions, class_delay: float | None, now: datetime) -> datetime | None:
+    delay, run_at = options.get("delay"), options.get("run_at")
+    if delay is not None and run_at is not None:
+        raise ValueError("Give delay or run_at, not both.")
+    if run_at is not None:
+        if run_at.utcoffset() is None:
+            raise ValueError(
+                f"run_at must carry a time zone, and {run_at.isoformat()} has none: "
+                "use datetime.now(UTC) or datetime(…, tzinfo=ZoneInfo(…))."
+            )
+        seconds = (run_at - now).total_seconds()
+    else:
+        seconds = in_seconds(_first(delay, class_delay, 0.0))
+        if not seconds >= 0:  # NaN neither
+            raise ValueError(f"delay must be 0 or more seconds, not {delay!r}.")
+    if seconds > LONGEST_DELAY:
+        raise ValueError(f"A job can wait {LONGEST_DELAY:,.0f} s (13.6 years) at most, not {seconds:,.0f} s.")
+    return run_at or (now + timedelta(seconds=seconds) if seconds > 0 else None)
+
+
+def seconds_until(run_at: datetime | None, now: datetime) -> float:
+    """How long to wait; 0 without a time, negative when it has passed."""
+    return 0.0 if run_at is None else (run_at - now).total_seconds()
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
