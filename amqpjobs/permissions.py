@@ -25,6 +25,10 @@ class Role(StrEnum):
     PRODUCER = "producer"
     #: Works, and enqueues from its handlers.
     WORKER = "worker"
+    #: Looks after dead letters, unroutable and parked jobs; a person, most often.
+    OPERATOR = "operator"
+    #: Declares what services need, before they start.
+    DEPLOYER = "deployer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +60,23 @@ def worker_permissions(topology: Topology, queues: Sequence[Queue], plan: Plan, 
     """To work on the queues of an app with this plan: retries, dead letters and parked jobs with it."""
     sources = {each.name for each in plan.exchanges}
     working = Permissions(read=frozenset([topology.parked, *(topology.work_queue(queue.name) for queue in queues)]))
-    there = declaring(infrastructure(topology)) | declaring(plan) if declares else _seeing(topology, plan)
+    there = deployer_permissions(topology, plan) if declares else _seeing(topology, plan)
     return _enqueueing(topology, sources) | working | there
+
+
+def operator_permissions(topology: Topology, queues: Iterable[Queue], exchanges: Iterable[str]) -> Permissions:
+    """To take dead letters of these queues, unroutable and parked jobs, and to send each on or back.
+
+    A parked or unroutable job of a kind that has an exchange of its own goes there again.
+    """
+    dead = [topology.dead_queue(queue.name) for queue in queues]
+    looking = Permissions(read=frozenset([topology.unroutable, topology.parked, *dead]))
+    return _enqueueing(topology, exchanges) | looking | Permissions(write=frozenset([topology.unroutable]))
+
+
+def deployer_permissions(topology: Topology, plan: Plan) -> Permissions:
+    """To compare and declare what an app with this plan needs."""
+    return declaring(infrastructure(topology)) | declaring(plan)
 
 
 def infrastructure(topology: Topology) -> Plan:

@@ -22,7 +22,7 @@ from aiormq.channel import Channel
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Session
 from amqpjobs.amqp.consumer import ChannelSettler, delivery_of
 from amqpjobs.amqp.declare import Declarer
-from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.amqp.publisher import Publisher, is_forbidden
 from amqpjobs.errors import AccessRefusedError, AmqpJobsError, BrokerUnavailableError, UnconfirmedError
 from amqpjobs.wire import Delivery, Publication
 
@@ -89,8 +89,9 @@ async def sift(session: Session, queue: str, sieve: Sieve, declarer: Declarer, p
     time are under way. Always all are held, O(n), for what only some were lent of comes back
     behind the others (seen on 3.10, 4.0 and 4.3). What comes in meanwhile is left alone.
 
-    Raises BrokerUnavailableError when the connection is lost. Nothing is lost then: what was
-    not acked comes back.
+    Raises BrokerUnavailableError when the connection is lost, and AccessRefusedError when one may
+    not read there or not publish where something should go. Nothing is lost then: what was not
+    acked comes back.
     """
     count = await declarer.count(session, queue) or 0
     if not count:
@@ -162,19 +163,23 @@ class _Hand:
 async def _take_out(chosen: list[Delivery], sieve: Sieve, publisher: Publisher, settler: ChannelSettler) -> int:
     """Publish and ack them, some at a time; how many are out."""
     todo, taken = iter(chosen), 0
+    refusal: AmqpJobsError | None = None
 
     async def lane() -> None:
-        nonlocal taken
+        nonlocal taken, refusal
         for delivery in todo:
-            if sieve.is_stopped or not settler.is_open:
+            if sieve.is_stopped or refusal or not settler.is_open:
                 return
             error = await _move(delivery, sieve.onward(delivery), publisher, settler)
             taken += error is None
+            refusal = error if is_forbidden(error) else refusal
             sieve.ended(delivery, error)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(WINDOW, len(chosen))):
             group.create_task(lane())
+    if refusal is not None:  # it has cost the connection: a channel that dies takes its session down
+        raise AccessRefusedError(str(refusal)) from refusal
     if chosen and not settler.is_open:
         raise _lost(chosen[0].queue)
     return taken

@@ -73,8 +73,7 @@ class Session:
             yield channel
         finally:
             if not channel.is_closed:
-                with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
-                    await channel.close(timeout=5)
+                await _closed(channel)
 
     def fail(self, error: BaseException | None) -> None:
         """End the session; the link opens a new one."""
@@ -104,6 +103,15 @@ class Session:
 
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
         self.fail(None if closing.cancelled() else closing.exception())
+
+
+async def _closed(channel: Channel) -> None:
+    try:
+        with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
+            await channel.close(timeout=5)
+    except asyncio.CancelledError:  # also what the library says when the connection ends meanwhile
+        if is_cancelled():
+            raise
 
 
 def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":

@@ -332,5 +332,5 @@ _TO_DECLARE = (
 def _refused(error: Exception, rule: str) -> AccessRefusedError:
     return AccessRefusedError(
         f"The broker refused a permission: {error}. {rule}. `amqpjobs topology permissions ROLE TARGET…` prints all "
-        "that a producer or a worker needs."
+        "that a role needs."
     )

@@ -180,6 +180,11 @@ def _failed(publication: Publication, error: BaseException) -> EnqueueError:
     )
 
 
+def is_forbidden(error: BaseException | None) -> bool:
+    """Whether the user may not publish there, so that whatever else goes there will be refused, too."""
+    return error is not None and isinstance(error.__cause__, aiormq.exceptions.ChannelAccessRefused)
+
+
 def _unroutable(publication: Publication) -> UnroutableError:
     return UnroutableError(
         f"No queue is bound for {_what(publication)} on exchange {publication.exchange!r}. Start its worker once, "

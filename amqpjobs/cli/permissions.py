@@ -2,16 +2,27 @@
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import click
 from rich_click import RichCommand
 
+from amqpjobs.app import App
 from amqpjobs.cli.common import load_apps, load_contracts
 from amqpjobs.cli.session import vhost_of
 from amqpjobs.codec import dumps
 from amqpjobs.job import options_of
-from amqpjobs.permissions import NOTHING, Permissions, Role, pattern, producer_permissions, worker_permissions
+from amqpjobs.permissions import (
+    NOTHING,
+    Permissions,
+    Role,
+    deployer_permissions,
+    operator_permissions,
+    pattern,
+    producer_permissions,
+    worker_permissions,
+)
 from amqpjobs.settings import Settings, load_settings
 from amqpjobs.topology import Topology
 
@@ -27,21 +38,26 @@ Needed = dict[tuple[str, str], Permissions]
     "--declare/--no-declare",
     "declares",
     default=None,
-    help="With AMQPJOBS_DECLARE on or off. [default: as it is set here]",
+    help="A producer or worker with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the three regexes as JSON.")
 def permissions(role: str, targets: tuple[str, ...], user: str | None, declares: bool | None, as_json: bool) -> None:
-    """Print the RabbitMQ permissions that a process of services needs, as a command that sets them.
+    """Print the RabbitMQ permissions that somebody needs for services, as a command that sets them.
 
     A producer enqueues jobs of the TARGETs, which may be contracts. A worker works on their queues, and enqueues
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
     AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing.
 
+    An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, and may configure nothing. A
+    deployer uses `amqpjobs topology check` and `apply`, and may read no job; `topology prune` takes configure on what
+    it deletes, which no TARGET names.
+
     \b
       amqpjobs topology permissions producer services.email.jobs --no-declare
       amqpjobs topology permissions worker services.email --user email
+      amqpjobs topology permissions operator services.email --user ada
     """
-    needed = _producer(targets, declares) if role == Role.PRODUCER else _worker(targets, declares)
+    needed = _needed(Role(role), targets, declares)
     found = [
         {
             "role": role,
@@ -61,6 +77,12 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
         click.echo(f"rabbitmqctl set_permissions -p {shlex.join(words)}")
 
 
+def _needed(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
+    if declares is not None and role in (Role.OPERATOR, Role.DEPLOYER):
+        raise click.UsageError("An operator declares nothing and a deployer everything: leave out --[no-]declare.")
+    return _producer(targets, declares) if role is Role.PRODUCER else _of_apps(role, targets, declares)
+
+
 def _producer(targets: Sequence[str], declares: bool | None) -> Needed:
     needed = Needed()
     for target in targets or load_settings().apps or [""]:
@@ -72,12 +94,20 @@ def _producer(targets: Sequence[str], declares: bool | None) -> Needed:
     return needed
 
 
-def _worker(targets: Sequence[str], declares: bool | None) -> Needed:
+def _of_apps(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
     needed = Needed()
     for app in load_apps(targets):
-        on = app.settings.declare if declares is None else declares
-        _add(needed, app.settings, worker_permissions(app.topology, app.queues, app.plan(), declares=on))
+        _add(needed, app.settings, _of_app(role, app, app.settings.declare if declares is None else declares))
     return needed
+
+
+def _of_app(role: Role, app: App[Any], declares: bool) -> Permissions:
+    plan = app.plan()
+    if role is Role.OPERATOR:
+        return operator_permissions(app.topology, app.queues, [each.name for each in plan.exchanges])
+    if role is Role.DEPLOYER:
+        return deployer_permissions(app.topology, plan)
+    return worker_permissions(app.topology, app.queues, plan, declares=declares)
 
 
 def _add(needed: Needed, settings: Settings, more: Permissions) -> None:

@@ -8,14 +8,14 @@ from typing import Self
 from amqpjobs.amqp.browse import sift
 from amqpjobs.amqp.connection import Link, Session
 from amqpjobs.amqp.declare import Declarer
-from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.amqp.publisher import Publisher, is_forbidden
 from amqpjobs.deadletters.filter import ALL, Filter
 from amqpjobs.deadletters.letter import DeadLetter
 from amqpjobs.deadletters.place import LetterError, Place
 from amqpjobs.deadletters.portable import letter_from, line_of
 from amqpjobs.deadletters.sieve import Moving, Reading, Sieving, Tally, Visit
 from amqpjobs.deadletters.way import Ways
-from amqpjobs.errors import BrokerUnavailableError
+from amqpjobs.errors import AccessRefusedError, BrokerUnavailableError
 from amqpjobs.producer import Producing
 from amqpjobs.wire import Publication
 
@@ -150,12 +150,18 @@ class DeadLetters:
         return missing
 
     async def _publish(self, letters: list[DeadLetter], tally: Tally) -> None:
+        refusal: BaseException | None = None
+
         class Results(dict[int, BaseException | None]):
             def __setitem__(self, position: int, error: BaseException | None) -> None:
+                nonlocal refusal
+                refusal = error if is_forbidden(error) else refusal
                 tally.note(letters[position], error)
 
-        unstopped = (self._ways.back(letter) for letter in letters if not tally.is_stopped)
+        unstopped = (self._ways.back(letter) for letter in letters if not (tally.is_stopped or refusal))
         await self._publisher.send_all(unstopped, Results())
+        if refusal is not None:
+            raise AccessRefusedError(str(refusal)) from refusal
 
     async def _sift(self, sieve: Sieving) -> Tally:
         session, queue = await self._session(), self._ways.queue(sieve.place)

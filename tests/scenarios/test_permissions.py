@@ -3,28 +3,64 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from amqpjobs import AccessRefusedError, App, EnqueueError, JobContext, UnroutableError, Worker
 from amqpjobs.amqp.connection import open_session
 from amqpjobs.amqp.declare import Declarer
-from amqpjobs.codec import dumps
+from amqpjobs.codec import dumps, milliseconds
+from amqpjobs.deadletters import PARKED, UNROUTABLE, DeadLetters, Filter, Place, dead_of
 from amqpjobs.events import JobEnded, SettleFailed
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.outcome import Dead
-from amqpjobs.permissions import Permissions, pattern, producer_permissions, worker_permissions
+from amqpjobs.permissions import (
+    Permissions,
+    deployer_permissions,
+    operator_permissions,
+    pattern,
+    producer_permissions,
+    worker_permissions,
+)
 from amqpjobs.topology import Topology
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control
 from tests.support.apps import NAMESPACE, Bench, Note, Ran, Seen, record, watch
 from tests.support.broker import Broker
 from tests.support.rabbitmq import Node
+from tests.support.terminal import Shell
 
 #: A refusal waits for nothing.
 IN_TIME = 15.0
+#: Seconds for which one of an operator's jobs has to wait yet, longer than the test takes.
+LATER = 3_600.0
+
+#: The service as an operator and a deployer have it.
+SERVICE = """
+from amqpjobs import App, Job
+
+class Order(Job[None], kind="{name}.kind"):
+    n: int = 0
+
+class Foreign(Job[None], kind="{name}.foreign", exchange="{name}-exchange"):
+    n: int = 0
+
+app = App("{name}")
+
+@app.handler(Order)
+async def order(job: Order) -> None: ...
+
+@app.handler(Foreign)
+async def foreign(job: Foreign) -> None: ...
+"""
+
+Failing = Callable[[DeadLetters], Awaitable[str]]
 
 
 @dataclass
@@ -40,7 +76,7 @@ class Service:
 
 def service(bench: Bench, node: Node, user: str, name: str, *, declare: bool, namespace: str) -> Service:
     """The same service for each user; its name says which."""
-    url = node.url.replace("guest:guest", f"{user}:secret") if user else node.url
+    url = url_of(node, user) if user else node.url
     app = bench.app(name, settings=bench.settings(url=url, declare=declare, namespace=namespace))
     kind, foreign = bench.kind(f"{name}.kind"), bench.kind(f"{name}.foreign", exchange=f"{name}-exchange")
 
@@ -230,6 +266,175 @@ def needed_to_declare(name: str, exchange: str) -> list[tuple[str, str]]:
     read = [topology.due, topology.level(4), topology.queues, topology.jobs, work, exchange]
     named = {"configure": configure, "write": write, "read": read}
     return [(what, place) for what, places in named.items() for place in places]
+
+
+async def test_an_operator_needs_what_is_printed_for_every_command_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+        app = service(bench, node, "", name, declare=True, namespace=NAMESPACE).app
+        await declare_all(app)
+        topology, exchange = app.topology, f"{name}-exchange"
+        whole = operator_permissions(topology, app.queues, ["", exchange])
+        users = {"operator": whole}
+        for what, place in (("read", topology.dead_queue(name)), ("write", topology.queues)):
+            users[f"without {what}"] = without(whole, what, place)
+        lost = lost_by_an_operator(topology, name, exchange)
+        users |= {f"without {what} on {place}": without(whole, what, place) for what, place, _ in lost}
+        await make_users(node, users)
+        desk = shell(tmp_path, node, "operator", name)
+
+        printed = await typed(desk, "topology permissions operator service --json")
+        assert [json.loads(printed)[0][what] for what in ("configure", "write", "read")] == [
+            pattern(each) for each in (whole.configure, whole.write, whole.read)
+        ]
+        await every_dead_command_works(desk, bench.broker, topology, name)
+        await bury(bench.broker, topology, name)
+        for what, place, fails in lost:
+            one = service(bench, node, f"without {what} on {place}", name, declare=False, namespace=NAMESPACE)
+            async with DeadLetters(one.app) as letters:
+                assert_tells(await fails(letters), what, place)
+        blind = await typed(shell(tmp_path, node, "without read", name), "dead ls service", code=4)
+        dumb = await typed(shell(tmp_path, node, "without write", name), "dead requeue service", code=4)
+
+    assert f"'{topology.dead_queue(name)}'" in blind
+    assert "0 requeued of 2 looked at, before this:" in dumb
+    assert "perhaps in both places" not in dumb
+    assert "Give the user write on that exchange." in dumb
+
+
+async def every_dead_command_works(desk: Shell, client: Broker, topology: Topology, name: str) -> None:
+    """List, show, edit, export, delete and import, then requeue from each place, by each way."""
+    await bury(client, topology, name)
+    for where in ("service", "--place unroutable", "--place parked"):
+        assert "2 of 2" in await typed(desk, f"dead ls {where}")
+    assert "as asked" in await typed(desk, "dead show service dead-1")
+    assert "and left where it was" in await typed(desk, "dead edit service dead-1 --keep", EDITOR="sed -i s/1/7/")
+    assert "and requeued" in await typed(desk, "dead edit service dead-2", EDITOR="sed -i s/2/8/")
+    for number, where in enumerate(("service", "--place unroutable", "--place parked")):
+        count = 1 if number == 0 else 2
+        await typed(desk, f"dead export {where} {number}.jsonl")
+        assert f"{count} deleted of" in await typed(desk, f"dead purge {where} --all --yes")
+        assert f"{count} imported of" in await typed(desk, f"dead import {number}.jsonl")
+        assert f"{count} requeued of" in await typed(desk, f"dead requeue {where}")
+    await client.await_count(topology.work_queue(name), 5)
+    await client.await_count(topology.parked, 0)
+
+
+async def bury(client: Broker, topology: Topology, name: str) -> None:
+    """Two letters in each place: the second of those that go by their kind goes to an exchange of its own."""
+    dead = topology.dead_queue(name)
+    for n in (1, 2):
+        headers = {
+            "amqpjobs-id": f"dead-{n}",
+            "amqpjobs-dead-reason": "not_retryable",
+            "amqpjobs-dead-error": "as asked",
+        }
+        await client.publish(topology.queues, dead, b'{"n":%d}' % n, kind=f"{name}.kind", headers=headers)
+    foreign = {"amqpjobs-id": "foreign", "amqpjobs-exchange": f"{name}-exchange"}
+    later = {"amqpjobs-id": "later", "amqpjobs-run-at": milliseconds(datetime.now(UTC) + timedelta(seconds=LATER))}
+    for number, headers in enumerate(({"amqpjobs-id": "ours"}, foreign)):
+        kind = (f"{name}.kind", f"{name}.foreign")[number]
+        await client.publish(topology.unroutable, "", b"{}", kind=kind, headers=headers)
+    for number, headers in enumerate((later, foreign)):
+        kind = (f"{name}.kind", f"{name}.foreign")[number]
+        await client.publish(topology.queues, topology.parked, b"{}", kind=kind, headers=headers)
+
+
+def lost_by_an_operator(topology: Topology, name: str, exchange: str) -> list[tuple[str, str, Failing]]:
+    """What is missing, and what then fails. What is refused stays where it was, for the next."""
+    dead, level = dead_of(name), topology.delayed(LATER).exchange
+
+    def looking(place: Place) -> Failing:
+        return lambda letters: refused(letters.find(place))
+
+    def requeueing(place: Place, kind: str) -> Failing:
+        return lambda letters: refused(letters.requeue(place, Filter(kind=f"{name}.{kind}")))
+
+    async def importing(letters: DeadLetters) -> str:
+        lines = list[str]()
+        await letters.export(UNROUTABLE, lines.append, Filter(kind=f"{name}.kind"))
+        return await refused(letters.import_lines(lines * 2))  # the second copy is not there already
+
+    return [
+        ("read", topology.dead_queue(name), looking(dead)),
+        ("read", topology.unroutable, looking(UNROUTABLE)),
+        ("read", topology.parked, looking(PARKED)),
+        ("write", topology.queues, requeueing(dead, "kind")),
+        ("write", topology.jobs, requeueing(UNROUTABLE, "kind")),
+        ("write", exchange, requeueing(UNROUTABLE, "foreign")),
+        ("write", level, requeueing(PARKED, "kind")),
+        ("write", topology.unroutable, importing),
+    ]
+
+
+async def refused(doing: Awaitable[object]) -> str:
+    with pytest.raises(AccessRefusedError) as caught:
+        await doing
+    return str(caught.value)
+
+
+def assert_tells(text: str, what: str, place: str) -> None:
+    assert f"'{place}'" in text
+    if what == "write":
+        assert "Give the user write on that exchange." in text
+
+
+async def test_a_deployer_needs_what_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    users, lost = dict[str, Permissions](), list[tuple[Shell, str]]()
+    async with bench_on(node) as bench:
+
+        def deployer_in(namespace: str) -> Permissions:
+            app = service(bench, node, "", name, declare=True, namespace=namespace).app
+            return deployer_permissions(app.topology, app.plan())
+
+        topology = Topology("full")
+        missing = [("configure", topology.dead_queue(name)), ("write", topology.due), ("read", topology.jobs)]
+        users["deployer"] = deployer_in("full")
+        for number, (what, place) in enumerate(missing):
+            namespace, user = f"n{number}", f"without {what}"
+            spelled = place.replace("full", namespace, 1)
+            users[user] = without(deployer_in(namespace), what, spelled)
+            lost.append((shell(tmp_path, node, user, name, namespace=namespace), spelled))
+        await make_users(node, users)
+        desk = shell(tmp_path, node, "deployer", name, namespace="full")
+
+        printed = await typed(desk, "topology permissions deployer service --json")
+        refused = await typed(desk, "topology permissions deployer service --declare", code=2)
+        await typed(desk, "topology check service", code=1)
+        await typed(desk, "topology apply service")
+        fits = await typed(desk, "topology check service")
+        await typed(desk, "topology apply service")
+        told = [(place, await typed(one, "topology apply service", code=4)) for one, place in lost]
+
+    assert json.loads(printed)[0]["configure"] == pattern(users["deployer"].configure)
+    assert "leave out --[no-]declare" in refused
+    assert "all exchanges and queues are there and fit" in fits
+    for place, text in told:
+        assert f"'{place}'" in text, text
+        assert "amqpjobs topology permissions" in text
+
+
+def shell(folder: Path, node: Node, user: str, name: str, *, namespace: str = NAMESPACE) -> Shell:
+    """Somebody's shell beside the service."""
+    (folder / "service.py").write_text(SERVICE.replace("{name}", name))
+    url = url_of(node, user)
+    return Shell(folder, AMQPJOBS_URL=url, AMQPJOBS_NAMESPACE=namespace, COLUMNS="1000")
+
+
+async def typed(shell: Shell, command: str, *, code: int = 0, **environment: str) -> str:
+    """The output of a command of ours that ends with this code."""
+    ended, text = await asyncio.to_thread(lambda: shell.run(f"amqpjobs {command}", **environment))
+    assert ended == code, f"{command}: {ended}\n{text}"
+    return text
+
+
+def url_of(node: Node, user: str) -> str:
+    return node.url.replace("guest:guest", f"{quote(user)}:secret")
 
 
 async def refuses(one: Service, place: str, options: EnqueueOptions, wanted: str = "write on") -> None:

@@ -1,9 +1,10 @@
-"""A terminal: a command is typed, its output is read as it comes, signals are sent."""
+"""A shell in a folder: commands are typed, their output is read as it comes, signals are sent."""
 
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import IO, Self
@@ -69,3 +70,21 @@ class Terminal:
                 self._news.notify_all()
         with self._news:
             self._news.notify_all()
+
+
+class Shell:
+    """Types commands in a folder, with this Python's programs on the path and settings of ours only as given."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("AMQPJOBS_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
+        self.environment = clean | {"PATH": path, "COLUMNS": "160"} | environment
+
+    def type(self, command: str, **environment: str) -> Terminal:
+        return Terminal(command, self.folder, self.environment | environment)
+
+    def run(self, command: str, **environment: str) -> tuple[int, str]:
+        """Exit code and output of a command that ends by itself."""
+        with self.type(command, **environment) as terminal:
+            return terminal.end(), terminal.text

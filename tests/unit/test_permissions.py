@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from amqpjobs.permissions import (
     Permissions,
     declaring,
+    deployer_permissions,
     infrastructure,
+    operator_permissions,
     pattern,
     producer_permissions,
     worker_permissions,
@@ -69,6 +71,25 @@ def test_nobody_may_read_dead_letters_or_write_past_the_namespace() -> None:
 
     assert not any(name.startswith("ns.dead.") for name in worker.read)
     assert {name for name in worker.write | worker.read if not name.startswith("ns")} == {"orders"}
+
+
+def test_an_operator_reads_the_places_and_no_work_and_configures_nothing() -> None:
+    operator = operator_permissions(TOPOLOGY, QUEUES, ["orders"])
+
+    levels = {TOPOLOGY.level(number) for number in range(LEVELS)}
+    assert operator.configure == frozenset()
+    assert operator.read == {"ns.dead.shop", "ns.dead.fast", "ns.unroutable.v1", "ns.parked.v1"}
+    assert operator.write == {"ns", "ns.queues", "orders", "ns.unroutable.v1"} | levels
+
+
+def test_a_deployer_declares_as_a_worker_does_and_enqueues_nothing() -> None:
+    deployer = deployer_permissions(TOPOLOGY, PLAN)
+    worker = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=True)
+
+    assert deployer.configure == worker.configure
+    assert deployer | worker == worker
+    assert not deployer.write & {"ns", "orders"}
+    assert not deployer.read & {"ns.dead.shop", "ns.parked.v1"}
 
 
 def test_an_empty_plan_takes_no_permissions() -> None:
