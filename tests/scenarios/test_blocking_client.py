@@ -29,19 +29,43 @@ from tests.support.rabbitmq import HOST, free_ports
 
 ROOT = Path(__file__).parents[2]
 WORKERS, DRIVERS = 4, 8
+#: uWSGI forks in C, and without these two tells Python nothing of it.
+UWSGI: dict[str, list[str]] = {
+    "uwsgi": [],
+    "uwsgi-afterfork": ["--py-call-osafterfork"],
+    "uwsgi-hooks": ["--py-call-uwsgi-fork-hooks"],
+}
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("server", "count"),
+    [
+        pytest.param("gunicorn", 1_000, id="gunicorn"),
+        pytest.param("gunicorn", 10_000, id="gunicorn-full", marks=pytest.mark.slow),
+        *[pytest.param(name, 100, id=name) for name in UWSGI],
+    ],
+)
 async def test_what_forked_web_workers_enqueue_arrives_exactly_as_confirmed(
-    url: str, unique: Callable[[], str], count: int
+    url: str, unique: Callable[[], str], server: str, count: int
 ) -> None:
     async with open_ledger(url, unique) as ledger:
-        pids, answered, master = await asyncio.to_thread(drive_gunicorn, url, ledger.kind, count)
+        pids, answered, master = await asyncio.to_thread(drive, server, url, ledger.kind, count)
         arrived = await ledger.arrived(count + 1)
 
     assert len(answered) == count
     assert Counter(arrived) == Counter([*answered, master])
     assert len(pids) == WORKERS
+
+
+async def test_what_celerys_forked_tasks_enqueue_arrives_exactly_as_confirmed(
+    url: str, unique: Callable[[], str]
+) -> None:
+    async with open_ledger(url, unique) as ledger:
+        said = await asyncio.to_thread(run_celery, url, ledger.kind)
+        arrived = await ledger.arrived(enqueuers.TASKS + 1)
+
+    assert Counter(arrived) == Counter(rest for word, rest in said if word == "id")
+    assert len({rest for word, rest in said if word == "pid"}) > 4  # they are forked anew
 
 
 async def test_children_forked_from_a_busy_parent_enqueue_and_leave_its_connection_alone(
@@ -183,36 +207,61 @@ def run_program(name: str, url: str, kind: str, *, complains: bool = False) -> l
     return words(ran.stdout.splitlines())
 
 
+def run_celery(url: str, kind: str) -> list[tuple[str, str]]:
+    """What Celery's worker said until its tasks were done."""
+    command = [sys.executable, "-m", enqueuers.__name__, "celery_worker"]
+    said = list[tuple[str, str]]()
+    with serving(command, url, kind) as worker:
+        assert worker.stdout is not None
+        overdue = threading.Timer(4 * PATIENCE, worker.kill)
+        overdue.start()
+        for line in worker.stdout:
+            said += words([line])
+            if sum(word == "pid" for word, _ in said) == enqueuers.TASKS:
+                break
+        overdue.cancel()
+    return said
+
+
 def words(lines: Iterable[str]) -> list[tuple[str, str]]:
     parts = (line.partition(" ") for line in lines)
     return [(word, rest.strip()) for word, _, rest in parts]
 
 
-def drive_gunicorn(url: str, kind: str, count: int) -> tuple[set[str], list[str], str]:
+def drive(server: str, url: str, kind: str, count: int) -> tuple[set[str], list[str], str]:
     """Who answered, the ids that were answered, and the one that the master enqueued itself."""
     (port,) = free_ports(1)
-    with gunicorn(url, kind, port) as server:
-        assert server.stdout is not None
-        ((_, master),) = words([server.stdout.readline()])
+    command = gunicorn(port) if server == "gunicorn" else uwsgi(port, UWSGI[server])
+    with serving(command, url, kind) as process:
+        assert process.stdout is not None
+        ((_, master),) = words([process.stdout.readline()])
         with ThreadPoolExecutor(DRIVERS) as pool:
             parts = [range(first, count, DRIVERS) for first in range(DRIVERS)]
             answers = [each for part in pool.map(requests, repeat(port), parts) for each in part]
     return {pid for pid, _ in answers}, [job_id for _, job_id in answers], master
 
 
+def gunicorn(port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "gunicorn", "--preload", "--workers", str(WORKERS), "--threads", "2"),
+        *("--bind", f"{HOST}:{port}", "--log-level", "warning", "--no-control-socket"),
+        f"{enqueuers.__name__}:wsgi()",
+    ]
+
+
+def uwsgi(port: int, options: Sequence[str]) -> list[str]:
+    return [
+        *(sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--module", f"{enqueuers.__name__}:wsgi()"),
+        *("--master", "--processes", str(WORKERS), "--enable-threads", "--http-socket", f"{HOST}:{port}"),
+        *("--need-app", "--die-on-term", "--disable-logging", *options),
+    ]
+
+
 @contextmanager
-def gunicorn(url: str, kind: str, port: int) -> Generator[subprocess.Popen[str]]:
-    """A server whose workers are forked after its client has connected."""
+def serving(command: Sequence[str], url: str, kind: str) -> Generator[subprocess.Popen[str]]:
+    """A server whose children are forked after its client has connected."""
     server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "gunicorn", "--preload", "--workers", str(WORKERS), "--threads", "2"),
-            *("--bind", f"{HOST}:{port}", "--log-level", "warning", "--no-control-socket"),
-            f"{enqueuers.__name__}:wsgi()",
-        ],
-        cwd=ROOT,
-        env=enqueuers.environment(url, kind),
-        stdout=subprocess.PIPE,
-        text=True,
+        command, cwd=ROOT, env=enqueuers.environment(url, kind), stdout=subprocess.PIPE, text=True
     )
     with server:
         try:

@@ -7,7 +7,9 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from importlib import import_module
+from tempfile import TemporaryDirectory
 from types import new_class
 from typing import Protocol
 
@@ -21,6 +23,8 @@ from tests.support.apps import NAMESPACE, Note
 KIND = "ENQUEUERS_KIND"
 #: How many children the forking program has, and how many jobs each enqueues.
 CHILDREN, EACH = 20, 5
+#: How many tasks Celery's worker is sent.
+TASKS = 100
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
@@ -64,6 +68,43 @@ def wsgi() -> Wsgi:
         return [handle.job_id.encode()]
 
     return serve
+
+
+class Task(Protocol):
+    def delay(self, n: int, /) -> object: ...
+
+
+class Celery(Protocol):
+    """What we use of a Celery app, which has no types."""
+
+    def task(self, *, name: str) -> Callable[[Callable[[int], None]], Task]: ...
+    def worker_main(self, argv: Sequence[str], /) -> None: ...
+
+
+def celery_worker() -> None:
+    """Celery's prefork pool, its tasks in a folder: each enqueues one job by a client that has connected before.
+
+    Children end after a few tasks, and new ones are forked from a parent whose client's thread runs.
+    """
+    client, _ = make_client()
+    kind = note_class()
+    say("id", client.enqueue(kind(text="parent")).job_id)
+    with TemporaryDirectory() as folder:
+        places = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), folder)
+        celery: Celery = import_module("celery").Celery(broker="filesystem://", broker_transport_options=places)
+
+        def enqueue(n: int) -> None:
+            say("id", client.enqueue(kind(n=n), deadline=20).job_id)
+            say("pid", os.getpid())
+
+        def send(**about: object) -> None:
+            for n in range(TASKS):
+                task.delay(n)
+
+        task = celery.task(name="enqueue")(enqueue)
+        import_module("celery.signals").worker_ready.connect(send)
+        pool = ("--pool", "prefork", "--concurrency", "4", "--max-tasks-per-child", "10")
+        celery.worker_main(["worker", *pool, "--without-gossip", "--without-mingle", "--loglevel", "warning"])
 
 
 def fork_under_load() -> None:
@@ -201,6 +242,7 @@ PROGRAMS: dict[str, Callable[[], None]] = {
     "at_exit": lambda: at_exit(is_connected=True),
     "first_at_exit": lambda: at_exit(is_connected=False),
     "abandon": abandon,
+    "celery_worker": celery_worker,
 }
 
 if __name__ == "__main__":
