@@ -323,23 +323,20 @@ async def every_dead_command_works(desk: Shell, client: Broker, topology: Topolo
 
 
 async def bury(client: Broker, topology: Topology, name: str) -> None:
-    """Two letters in each place: the second of those that go by their kind goes to an exchange of its own."""
-    dead = topology.dead_queue(name)
+    """Two letters in each place: one for the service's own exchange, and one for that of its foreign kind.
+
+    The first of the parked ones has to wait yet.
+    """
+    dead, ours, foreign = topology.dead_queue(name), f"{name}.kind", f"{name}.foreign"
     for n in (1, 2):
-        headers = {
-            "amqpjobs-id": f"dead-{n}",
-            "amqpjobs-dead-reason": "not_retryable",
-            "amqpjobs-dead-error": "as asked",
-        }
-        await client.publish(topology.queues, dead, b'{"n":%d}' % n, kind=f"{name}.kind", headers=headers)
-    foreign = {"amqpjobs-id": "foreign", "amqpjobs-exchange": f"{name}-exchange"}
-    later = {"amqpjobs-id": "later", "amqpjobs-run-at": milliseconds(datetime.now(UTC) + timedelta(seconds=LATER))}
-    for number, headers in enumerate(({"amqpjobs-id": "ours"}, foreign)):
-        kind = (f"{name}.kind", f"{name}.foreign")[number]
-        await client.publish(topology.unroutable, "", b"{}", kind=kind, headers=headers)
-    for number, headers in enumerate((later, foreign)):
-        kind = (f"{name}.kind", f"{name}.foreign")[number]
-        await client.publish(topology.queues, topology.parked, b"{}", kind=kind, headers=headers)
+        told = {"amqpjobs-id": f"dead-{n}", "amqpjobs-dead-reason": "not_retryable", "amqpjobs-dead-error": "as asked"}
+        await client.publish(topology.queues, dead, b'{"n":%d}' % n, kind=ours, headers=told)
+    later = {"amqpjobs-run-at": milliseconds(datetime.now(UTC) + timedelta(seconds=LATER))}
+    elsewhere = {"amqpjobs-exchange": f"{name}-exchange"}
+    await client.publish(topology.unroutable, "", kind=ours, headers={})
+    await client.publish(topology.unroutable, "", kind=foreign, headers=elsewhere)
+    await client.publish(topology.queues, topology.parked, kind=ours, headers=later)
+    await client.publish(topology.queues, topology.parked, kind=foreign, headers=elsewhere)
 
 
 def lost_by_an_operator(topology: Topology, name: str, exchange: str) -> list[tuple[str, str, Failing]]:
