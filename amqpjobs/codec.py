@@ -246,6 +246,15 @@ def foreign(headers: Headers) -> dict[str, HeaderValue]:
     }
 
 
+def lasting(headers: Headers) -> dict[str, HeaderValue]:
+    """The headers but for the broker's, and for ours that tell of an end."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if not (name.startswith((PREFIX + "dead-", *_BROKERS)) or name in _ROUTING)
+    }
+
+
 def as_it_came(delivery: Delivery) -> Properties:
     """The properties of a message that nobody could read, but for what the broker added.
 
@@ -253,11 +262,7 @@ def as_it_came(delivery: Delivery) -> Properties:
     becomes the job id where there is none.
     """
     old = delivery.properties
-    headers = foreign(old.headers) | {
-        name: value
-        for name, value in old.headers.items()
-        if name.startswith(PREFIX) and not name.startswith(PREFIX + "dead-")
-    }
+    headers = lasting(old.headers)
     headers.setdefault("amqpjobs-id", old.message_id or new_id())
     return replace(old, headers=headers, message_id=new_id())
 

@@ -24,7 +24,7 @@ from amqpjobs.errors import (
     SettingsError,
     TopologyMismatchError,
 )
-from amqpjobs.job import Job
+from amqpjobs.job import Job, hint, options_of
 from amqpjobs.logs import printable, quiet_client_library
 from amqpjobs.settings import DEFAULT_URL, load_settings, masked
 
@@ -74,6 +74,15 @@ def load_contracts(targets: Sequence[str]) -> list[Contract]:
         if jobs and not any(_is_app(each) for each in found):
             return [(App("send"), job) for job in jobs]
     return [(app, handler.job) for app in load_apps(targets) for handler in app.registry.handlers]
+
+
+def contract_of(kind: str, contracts: Sequence[Contract], otherwise: str = "") -> Contract:
+    """The one that answers to this kind. Raises UsageError, which ends with what can be done otherwise."""
+    for app, job in contracts:
+        if kind in (options_of(job).kind, *options_of(job).aliases):
+            return app, job
+    known = hint(kind, [options_of(job).kind for _, job in contracts])
+    raise click.UsageError(f"No job class of kind {kind!r}.{known}{otherwise}")
 
 
 def load_app(target: str) -> App[Any]:

@@ -9,10 +9,10 @@ from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import Contract, load_contracts, out, run_async
+from amqpjobs.cli.common import contract_of, load_contracts, out, run_async
 from amqpjobs.codec import dumps, job_from, loads
 from amqpjobs.handle import EnqueueOptions, JobHandle
-from amqpjobs.job import Job, hint, options_of
+from amqpjobs.job import Job, hint
 
 
 @click.command("send", cls=RichCommand, short_help="Enqueue one job.")
@@ -42,7 +42,7 @@ def command(words: tuple[str, ...], data: str | None, as_json: bool, park: bool,
     fields = [word for word in words if "=" in word]
     if not 1 <= len(names) <= 2 or words[: len(names)] != tuple(names):
         raise click.UsageError("Say [TARGET] KIND, then the fields: amqpjobs send services.email email.send to=…")
-    app, contract = _found(load_contracts(names[:-1]), names[-1])
+    app, contract = contract_of(names[-1], load_contracts(names[:-1]))
     job = job_from(contract, _payload(contract, data, fields))
     # The names of the options above are those of EnqueueOptions.
     options = cast("EnqueueOptions", {name: value for name, value in given.items() if value is not None})
@@ -59,13 +59,6 @@ def command(words: tuple[str, ...], data: str | None, as_json: bool, park: bool,
 async def _send(app: App[Any], job: Job[Any], options: EnqueueOptions) -> JobHandle[Any]:
     async with app:
         return await app.enqueue(job, **options)
-
-
-def _found(contracts: Sequence[Contract], kind: str) -> Contract:
-    for app, job in contracts:
-        if kind in (options_of(job).kind, *options_of(job).aliases):
-            return app, job
-    raise click.UsageError(f"No job of kind {kind!r}.{hint(kind, [options_of(job).kind for _, job in contracts])}")
 
 
 def _payload(job: type[Job[Any]], data: str | None, fields: Sequence[str]) -> bytes:

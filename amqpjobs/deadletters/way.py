@@ -7,7 +7,7 @@ own do not, since x-death would make RabbitMQ ≤ 4.0.0 drop it.
 from dataclasses import replace
 from datetime import datetime
 
-from amqpjobs.codec import PREFIX, foreign, milliseconds
+from amqpjobs.codec import PREFIX, lasting, milliseconds
 from amqpjobs.deadletters.letter import (
     EDITED_AT,
     EDITED_FROM,
@@ -42,7 +42,7 @@ class Ways:
 
     def again(self, letter: DeadLetter, now: datetime) -> Publication:
         """To run it: a dead letter from attempt 1."""
-        headers = _own_and_foreign(letter)
+        headers = _lasting(letter)
         if letter.place.name is PlaceName.DEAD:
             for name in ("first-at", "unknown-since", "headers-cut"):
                 headers.pop(PREFIX + name, None)
@@ -56,7 +56,7 @@ class Ways:
 
     def back(self, letter: DeadLetter) -> Publication:
         """Into the place it is of, with what it says of its end."""
-        headers = _own_and_foreign(letter)
+        headers = _lasting(letter)
         headers |= {name: value for name, value in letter.headers.items() if name.startswith(PREFIX + "dead-")}
         if letter.place.name is PlaceName.DEAD and letter.reason:  # perhaps only the broker's x-death told
             headers.setdefault(PREFIX + "dead-reason", letter.reason)
@@ -94,14 +94,8 @@ class Ways:
                 return self._topology.to_parked()
 
 
-def _own_and_foreign(letter: DeadLetter) -> dict[str, HeaderValue]:
-    """Its headers, but for those of its end and the broker's own."""
-    headers = foreign(letter.headers)
-    for name, value in letter.headers.items():
-        if name.startswith(PREFIX) and not name.startswith(PREFIX + "dead-"):
-            headers[name] = value
-    headers.setdefault(PREFIX + "id", letter.identity)
-    return headers
+def _lasting(letter: DeadLetter) -> dict[str, HeaderValue]:
+    return {PREFIX + "id": letter.identity} | lasting(letter.headers)
 
 
 def _publication(letter: DeadLetter, route: Route, headers: Headers) -> Publication:

@@ -5,69 +5,10 @@ import os
 import pty
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
-
-import pytest
 
 from amqpjobs.cli import COMMANDS
-from tests.support.broker import Broker, plain_client
-from tests.support.terminal import Terminal
-
-SHOP = """
-import asyncio
-from pydantic import SecretStr
-from amqpjobs import App, Job, JobContext
-
-class Order(Job[int], kind="{name}.order"):
-    number: int
-    token: SecretStr = SecretStr("")
-
-app = App("{name}")
-
-@app.handler(Order, max_attempts=1)
-async def order(job: Order, ctx: JobContext[None]) -> int:
-    ctx.log.info("ordering %d", job.number)
-    if job.number < 0:
-        raise ValueError("negative \\x1b[31m\\nforged line")
-    await asyncio.sleep(job.number)
-    return job.number
-"""
-
-
-class Shop:
-    """A service in a folder, and a shell in that folder."""
-
-    def __init__(self, name: str, folder: Path, url: str) -> None:
-        self.name = name
-        self.folder = folder
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("AMQPJOBS_")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-        self.environment = clean | {"PATH": path, "AMQPJOBS_URL": url, "AMQPJOBS_NAMESPACE": "tests", "COLUMNS": "160"}
-        (folder / "shop.py").write_text(SHOP.replace("{name}", name))
-
-    def type(self, command: str, **environment: str) -> Terminal:
-        return Terminal(command, self.folder, self.environment | environment)
-
-    def run(self, command: str, **environment: str) -> tuple[int, str]:
-        """Exit code and output of a command that ends by itself."""
-        with self.type(command, **environment) as terminal:
-            return terminal.end(), terminal.text
-
-
-@pytest.fixture
-async def broker(url: str) -> AsyncGenerator[Broker]:
-    async with plain_client(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def shop(url: str, unique: Callable[[], str], tmp_path: Path, broker: Broker) -> AsyncGenerator[Shop]:
-    shop = Shop(unique(), tmp_path, url)
-    yield shop
-    await broker.delete_queue(f"tests.queue.{shop.name}")
-    await broker.delete_queue(f"tests.dead.{shop.name}")
+from tests.support.broker import Broker
+from tests.support.shop import Shop
 
 
 def test_a_worker_runs_what_is_sent_and_stops_cleanly(shop: Shop) -> None:

@@ -5,9 +5,7 @@ There are 1,000 letters, and with --full 10,000, which takes about a minute and 
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
@@ -20,7 +18,7 @@ from amqpjobs.amqp.browse import WINDOW
 from amqpjobs.codec import milliseconds
 from tests.support.broker import Broker, Foreign, Letter, plain_client
 from tests.support.length import is_full
-from tests.support.terminal import Terminal
+from tests.support.terminal import Shell, Terminal
 
 LETTERS = 10_000 if is_full() else 1_000
 REASONS = ("attempts_exhausted", "not_retryable", "invalid_arguments", "unreadable", "unknown_kind")
@@ -51,27 +49,15 @@ class Desk:
         self.folder = folder
         self.broker = broker
         self.work, self.dead = f"tests.queue.{name}", f"tests.dead.{name}"
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("AMQPJOBS_")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-        self._environment = clean | {
-            "PATH": path,
-            "AMQPJOBS_URL": url,
-            "AMQPJOBS_NAMESPACE": "tests",
-            "COLUMNS": "200",
-        }
+        self._shell = Shell(folder, AMQPJOBS_URL=url, AMQPJOBS_NAMESPACE="tests", COLUMNS="200")
         (folder / "service.py").write_text(SERVICE.replace("{name}", name))
 
     def type(self, command: str, **environment: str) -> Terminal:
-        return Terminal(f"amqpjobs dead {command}", self.folder, self._environment | environment)
+        return self._shell.type(f"amqpjobs dead {command}", **environment)
 
     async def run(self, command: str, *, code: int = 0, **environment: str) -> str:
         """The output of a command that ends with this code."""
-
-        def run() -> tuple[int, str]:
-            with self.type(command, **environment) as terminal:
-                return terminal.end(), terminal.text
-
-        ended, text = await asyncio.to_thread(run)
+        ended, text = await asyncio.to_thread(lambda: self._shell.run(f"amqpjobs dead {command}", **environment))
         assert ended == code, f"{command}: {ended}\n{text}"
         return text
 
@@ -82,8 +68,8 @@ class Desk:
         return [json.loads(line)["job_id"] for line in lines]
 
     async def apply(self) -> None:
-        with Terminal("amqpjobs topology apply service", self.folder, self._environment) as terminal:
-            assert await asyncio.to_thread(terminal.end) == 0, terminal.text
+        code, text = await asyncio.to_thread(self._shell.run, "amqpjobs topology apply service")
+        assert code == 0, text
 
     async def bury(self, count: int) -> list[str]:
         """So many letters of five reasons in turn; their ids, the ledger outside the broker."""

@@ -7,32 +7,15 @@ import pty
 import shlex
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import control
-from tests.scenarios.test_command_line import Shop
 from tests.support.broker import Broker, plain_client
+from tests.support.shop import Shop
 
 SUBCOMMANDS = ("show", "check", "apply", "export", "prune", "permissions")
-
-
-@pytest.fixture
-async def broker(url: str) -> AsyncGenerator[Broker]:
-    async with plain_client(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def shop(url: str, unique: Callable[[], str], tmp_path: Path, broker: Broker) -> AsyncGenerator[Shop]:
-    shop = Shop(unique(), tmp_path, url)
-    yield shop
-    for name in (shop.name, f"{shop.name}-old"):
-        await broker.delete_queue(f"tests.queue.{name}")
-        await broker.delete_queue(f"tests.dead.{name}")
 
 
 def test_every_subcommand_explains_itself_with_an_example(shop: Shop) -> None:

@@ -10,14 +10,14 @@ from typing import Any, cast
 import click
 from rich_click import RichCommand
 
-from amqpjobs.cli.common import load_contracts
+from amqpjobs.cli.common import contract_of, load_contracts
 from amqpjobs.cli.dead.choice import Chosen, choosing
 from amqpjobs.cli.dead.output import json_of, say
 from amqpjobs.cli.dead.progress import Run, found
 from amqpjobs.codec import dumps, job_from, loads
 from amqpjobs.deadletters import DeadLetter, DeadLetters, LetterError, Place
 from amqpjobs.errors import InvalidArgumentsError
-from amqpjobs.job import Job, hint, options_of
+from amqpjobs.job import Job, hint
 from amqpjobs.logs import printable
 from amqpjobs.settings import load_settings
 
@@ -63,12 +63,7 @@ def _contract(targets: Sequence[str], letter: DeadLetter) -> type[Job[Any]]:
         raise click.UsageError(
             "Name the TARGET that has the job class, to check the payload by it; or say --unchecked."
         )
-    jobs = [job for _, job in load_contracts(targets)]
-    for job in jobs:
-        if letter.kind in (options_of(job).kind, *options_of(job).aliases):
-            return job
-    known = hint(letter.kind or "", [options_of(job).kind for job in jobs])
-    raise click.UsageError(f"No job class of kind {letter.kind!r}.{known} --unchecked edits it without one.")
+    return contract_of(letter.kind or "", load_contracts(targets), " --unchecked edits it without one.")[1]
 
 
 def _edited(letter: DeadLetter, contract: type[Job[Any]] | None) -> bytes | None:
