@@ -35,6 +35,7 @@ class Drafts:
         check_size(publication, self._settings.max_body)
 
     def envelope(self, job: Job[Any], options: EnqueueOptions) -> Envelope:
+        """Raises TypeError, ValueError, DefinitionError or TooLargeError for what cannot be."""
         _check_options(options)
         own, now = options_of(type(job)), self._clock.now()
         expires = _first(options.get("expires"), own.expires)
