@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amqpjobs.app import App
+    from amqpjobs.batch import Batch
     from amqpjobs.blocking import BlockingClient
-    from amqpjobs.context import JobContext, current_context
+    from amqpjobs.context import BatchContext, JobContext, current_context
     from amqpjobs.errors import (
         AccessRefusedError,
         AmqpJobsError,
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": ["App"],
+    "batch": ["Batch"],
     "blocking": ["BlockingClient"],
-    "context": ["JobContext", "current_context"],
+    "context": ["BatchContext", "JobContext", "current_context"],
     "errors": [
         "AccessRefusedError",
         "AmqpJobsError",
@@ -80,6 +82,8 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022  (by topic)
     "App",
+    "Batch",
+    "BatchContext",
     "BlockingClient",
     "Job",
     "JobContext",

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from typing_extensions import Unpack
 
+from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock, SystemClock
 from amqpjobs.context import JobContext
@@ -115,12 +116,12 @@ class App(Generic[S]):
         self.name = check_name(name, "The name of an app,")
         self.events = Events()
         self.clock: Clock = clock or SystemClock()
-        self.registry = Registry(name, retry)
+        self._queues = _distinct(name, queues)
+        self.registry = Registry(name, retry, self._queues)
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
         self.run_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
         self._lifespan = lifespan
-        self._queues = _distinct(name, queues)
         self._settings = settings
         self._topology: Topology | None = None
         self._own: Producer | None = None
@@ -154,17 +155,34 @@ class App(Generic[S]):
 
     # Handlers
 
-    def handler(self, job: JobType[J, R], /, **options: Unpack[HandlerOptions]) -> Register[J, R, S]:
+    @overload
+    def handler(self, job: JobType[J, R], /, **options: Unpack[HandlerOptions]) -> Register[J, R, S]: ...
+    @overload
+    def handler(
+        self, jobs: type[Sequence[JobType[J, R]]], /, *, batch: Batch, **options: Unpack[HandlerOptions]
+    ) -> RegisterBatch[J, R, S]: ...
+
+    def handler(self, job: Any, /, *, batch: Batch | None = None, **options: Unpack[HandlerOptions]) -> Any:
         """Register the decorated function as the handler of a job class.
 
         It takes the job and, if it wants, a `JobContext[State]`; it is async, or runs in a
         thread. Options: `queue`, `max_attempts`, `timeout` (s), `retry`, and `run_in`:
         "loop", "thread" or "process". Raises
         DefinitionError, DuplicateKindError or HandlerMismatchError.
+
+        `@app.handler(list[Row], batch=Batch(size=100, seconds=1))` registers a function that
+        takes a list of jobs and, if it wants, a `BatchContext[State]`. It returns a list with
+        one entry a job, in their order: the result, or an exception (also Retry, Snooze,
+        Cancel) that counts for this job alone. Where a job returns nothing it may return None:
+        all have completed. What it raises counts for each job. The smallest timeout of the
+        jobs is that of the run; `run_in` is "loop" or "thread".
         """
+        if batch is None:
+            refuse_list(job)
+        own: type[Job[Any]] = job.job_type() if batch is None else jobs_of(job, batch)
 
         def register(function: Any) -> Any:
-            self.registry.add(job.job_type(), function, options)
+            self.registry.add(own, function, options, batch=batch)
             return function
 
         return register

@@ -1,11 +1,12 @@
 """What a handler can know and do beside its job.
 
 `JobContext` is the handler's second parameter; `current_context()` finds it from code that
-has none at hand, also in the handler's thread.
+has none at hand, also in the handler's thread. A batch handler gets a `BatchContext`, which
+holds the `JobContext` of each of its jobs.
 """
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Generic
@@ -87,17 +88,57 @@ class JobContext(Generic[S_co]):
 
     async def enqueue(self, job: Job[R], **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
         """Enqueue another job, with this one as its parent. See `App.enqueue`."""
-        return await self._enqueue(job, **options)
+        if current_context() is self:
+            return await self._enqueue(job, **options)
+        token = _current.set(self)  # a batch handler speaks for one of its jobs
+        try:
+            return await self._enqueue(job, **options)
+        finally:
+            _current.reset(token)
 
     def __repr__(self) -> str:
         return f"JobContext({self.kind!r}, job_id={self.job_id!r}, attempt={self.attempt})"
+
+
+class BatchContext(Generic[S_co]):
+    """One run of a batch handler, for several jobs at once."""
+
+    __slots__ = ("_log", "contexts", "deadline", "state")
+
+    def __init__(self, *, contexts: Sequence[JobContext[S_co]], state: S_co, deadline: datetime | None) -> None:
+        #: The context of each job, in the order of the jobs; `enqueue` through the one that is to be the parent.
+        self.contexts = contexts
+        #: What the app's lifespan yielded.
+        self.state = state
+        #: When this run is cut off (aware, UTC), or None: the smallest timeout of its jobs decides.
+        self.deadline = deadline
+        self._log: JobLogger | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.contexts[0].kind
+
+    @property
+    def queue(self) -> str:
+        """The queue they came from."""
+        return self.contexts[0].queue
+
+    @property
+    def log(self) -> JobLogger:
+        """A logger whose lines carry the kind and the number of jobs; each job has its own in `contexts`."""
+        if self._log is None:
+            self._log = JobLogger(_log, {"kind": self.kind, "jobs": len(self.contexts)})
+        return self._log
+
+    def __repr__(self) -> str:
+        return f"BatchContext({self.kind!r}, {len(self.contexts)} jobs)"
 
 
 _current: ContextVar["JobContext[Any] | None"] = ContextVar("amqpjobs_context", default=None)
 
 
 def current_context() -> JobContext[Any] | None:
-    """The context of the job that runs here, or None outside of one."""
+    """The context of the job that runs here; None outside of one, and in a batch handler, which runs several."""
     return _current.get()
 
 

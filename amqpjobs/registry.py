@@ -4,24 +4,22 @@ Mistakes appear at import, before the first job: a misspelt option, an option of
 side, a handler whose parameters or result do not fit its job class, a kind taken twice.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, get_args
 
 from pydantic import PydanticUserError
 
+from amqpjobs.batch import Batch
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.codec import boxed
-from amqpjobs.context import JobContext
-from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
+from amqpjobs.errors import DefinitionError, DuplicateKindError
 from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
 from amqpjobs.retry import RetryPolicy, exponential
 from amqpjobs.settings import Settings
+from amqpjobs.signatures import check_batch_signature, check_signature, is_async
 from amqpjobs.topology import Queue, Subscription
 
-#: What type checkers take for the other (PEP 484, the numeric tower).
-_PROMOTED = {(int, float), (int, complex), (float, complex)}
 #: 2, 4, 8, 16 s … up to an hour, each up to a fifth shorter by chance.
 DEFAULT_RETRY = exponential(2)
 
@@ -56,6 +54,8 @@ class Handler:
     max_attempts: int | None
     timeout: float | None
     retry: RetryPolicy
+    #: It takes so many jobs at once; None: one.
+    batch: Batch | None = None
 
     @property
     def name(self) -> str:
@@ -66,8 +66,9 @@ class Handler:
 class Registry:
     """The handlers of one app."""
 
-    def __init__(self, default_queue: str, retry: RetryPolicy | None = None) -> None:
+    def __init__(self, default_queue: str, retry: RetryPolicy | None = None, declared: Iterable[Queue] = ()) -> None:
         self._default_queue = default_queue
+        self._prefetch = {queue.name: queue.prefetch for queue in declared}
         self._retry = retry or DEFAULT_RETRY
         self._by_kind: dict[str, Handler] = {}
         self._handlers: list[Handler] = []
@@ -87,10 +88,11 @@ class Registry:
         options: HandlerOptions,
         *,
         is_method: bool = False,
+        batch: Batch | None = None,
     ) -> None:
         """Register a handler. Raises DefinitionError and its kin."""
         _check_option_names(job, options)
-        handler = self._made(job, function, options, is_method)
+        handler = self._made(job, function, options, is_method, batch)
         for kind in (handler.kind, *options_of(job).aliases):
             other = self._by_kind.get(kind)
             if other is not None:
@@ -127,31 +129,49 @@ class Registry:
                 )
 
     def _made(
-        self, job: type[Job[Any]], function: Callable[..., Any], options: HandlerOptions, is_method: bool
+        self,
+        job: type[Job[Any]],
+        function: Callable[..., Any],
+        options: HandlerOptions,
+        is_method: bool,
+        batch: Batch | None,
     ) -> Handler:
         own = options_of(job)
         queue = options.get("queue", self._default_queue)
         timeout = options.get("timeout")
-        is_async = _is_async(function)
+        in_loop = is_async(function)
         handler = Handler(
             job=job,
             function=function,
             kind=own.kind,
             version=own.version,
             queue=check_name(queue, "Queue"),
-            wants_context=_check_signature(job, function, is_method),
-            is_async=is_async,
-            run_in=options.get("run_in", "loop" if is_async else "thread"),
+            wants_context=(
+                check_signature(job, function, is_method) if batch is None else check_batch_signature(job, function)
+            ),
+            is_async=in_loop,
+            run_in=options.get("run_in", "loop" if in_loop else "thread"),
             max_attempts=options.get("max_attempts", own.max_attempts),
             timeout=own.timeout if timeout is None else in_seconds(timeout),
             retry=options.get("retry") or own.retry or self._retry,
+            batch=batch,
         )
         if handler.max_attempts is not None and handler.max_attempts < 1:
             raise DefinitionError(f"max_attempts of {handler.name} must be 1 or more: it counts the first run too.")
         if handler.timeout is not None and handler.timeout <= 0:
             raise DefinitionError(f"timeout of {handler.name} must be more than 0 seconds.")
         _check_place(handler)
+        self._check_room(handler)
         return handler
+
+    def _check_room(self, handler: Handler) -> None:
+        prefetch = self._prefetch.get(handler.queue)
+        if handler.batch is not None and prefetch is not None and prefetch < handler.batch.size:
+            raise DefinitionError(
+                f"{handler.name} takes batches of {handler.batch.size}, but queue {handler.queue!r} has "
+                f"prefetch={prefetch}, so that its batches would never be full. Make the prefetch at least "
+                f"{handler.batch.size}, or leave it out: it is then large enough by itself."
+            )
 
 
 def _held_too_long(handler: Handler, timeout: float, limit: float, *, is_queues: bool) -> str:
@@ -181,69 +201,6 @@ def _check_option_names(job: type[Job[Any]], options: HandlerOptions) -> None:
         raise DefinitionError(f"A handler has no option {name!r}.{hint(name, known)}")
 
 
-def _check_signature(job: type[Job[Any]], function: Callable[..., Any], is_method: bool) -> bool:
-    """Whether the handler takes a context. Raises HandlerMismatchError when it does not fit."""
-    name = getattr(function, "__qualname__", repr(function))
-    if not callable(function):
-        raise HandlerMismatchError(f"{name} is no function.")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise HandlerMismatchError(f"{name} has a yield in it; a handler returns its result.")
-    parameters = [
-        each
-        for each in inspect.signature(function).parameters.values()
-        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [each for each in parameters if each.default is each.empty]
-    keywords = [
-        each.name
-        for each in inspect.signature(function).parameters.values()
-        if each.kind is each.KEYWORD_ONLY and each.default is each.empty
-    ]
-    if not parameters or len(required) > 2 or keywords:
-        raise HandlerMismatchError(
-            f"{name} must take the job and, if it wants, the context: ({job.__name__}, JobContext[State]). "
-            f"It takes {inspect.signature(function)}."
-        )
-    hints = _hints(function)
-    if not is_method:
-        _check_first(job, parameters[0].name, hints, name)
-    _check_result(job, hints, name)
-    return len(required) > 1 or (len(parameters) > 1 and _is_context(hints.get(parameters[1].name)))
-
-
-def _is_context(declared: object) -> bool:
-    return declared is JobContext or get_origin(declared) is JobContext
-
-
-def _check_first(job: type[Job[Any]], parameter: str, hints: dict[str, Any], name: str) -> None:
-    declared = hints.get(parameter, Any)
-    if declared is not Any and isinstance(declared, type) and not issubclass(job, declared):
-        raise HandlerMismatchError(
-            f"{name} is registered for {job.__name__}, but its first parameter is a {declared.__name__}."
-        )
-
-
-def _check_result(job: type[Job[Any]], hints: dict[str, Any], name: str) -> None:
-    wanted, declared = cast("object", job.result_type()), hints.get("return", Any)
-    wanted = type(None) if wanted is None else wanted
-    if get_origin(declared) is not None and _is_awaitable(get_origin(declared)):
-        declared = get_args(declared)[-1]
-    if Any in (wanted, declared) or wanted == declared or wanted is object:
-        return
-    if (declared, wanted) in _PROMOTED:
-        return
-    if isinstance(wanted, type) and isinstance(declared, type) and not issubclass(declared, wanted):
-        raise HandlerMismatchError(
-            f"{name} returns {declared.__name__}, but {job.__name__} is a Job[{wanted.__name__}]."
-        )
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  (an object with async __call__)
-    )
-
-
 def _check_place(handler: Handler) -> None:
     """Whether the function can run where it should. Raises DefinitionError."""
     if handler.run_in not in get_args(RunIn):
@@ -254,6 +211,11 @@ def _check_place(handler: Handler) -> None:
         raise DefinitionError(
             f"{handler.name} is {'' if handler.is_async else 'not '}async, so it cannot run in the {handler.run_in} "
             f"but in the {'loop' if handler.is_async else 'thread'} or in a process."
+        )
+    if handler.run_in == "process" and handler.batch is not None:
+        raise DefinitionError(
+            f"{handler.name} takes batches, so it cannot run in a process: a process runs one job at a time, so that "
+            "its crash costs one job an attempt, and not a whole batch. Leave run_in or batch out."
         )
     if handler.run_in == "process":
         _check_found_again(handler)
@@ -278,14 +240,3 @@ def _check_result_crosses(handler: Handler) -> None:
             f"{handler.name} shall run in a process, and its result would have to cross as JSON, but pydantic cannot "
             f"write {handler.job.result_type()!r} as JSON: {error}"
         ) from error
-
-
-def _is_awaitable(origin: object) -> bool:
-    return isinstance(origin, type) and hasattr(origin, "__await__")
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(inspect.unwrap(function))
-    except Exception:  # names that exist for type checkers only; mypy and pyright have looked
-        return {}

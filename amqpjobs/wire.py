@@ -71,6 +71,11 @@ class Delivery:
     #: What the client library could not read of properties or headers; "" when all is well.
     defect: str = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be settled."""
+        return self.settler.is_open
+
 
 def table_size(headers: Headers) -> int:
     """Bytes a header table needs on the wire, rounded up a little."""

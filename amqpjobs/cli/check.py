@@ -63,6 +63,7 @@ def _described(app: App[Any]) -> dict[str, Any]:
                 "runs_in": "event loop" if handler.run_in == "loop" else handler.run_in,
                 "max_attempts": handler.max_attempts or settings.max_attempts,
                 "timeout": handler.timeout or settings.timeout,
+                "batch": handler.batch and {"size": handler.batch.size, "seconds": handler.batch.seconds},
             }
             for handler in app.registry.handlers
         ],
@@ -94,9 +95,8 @@ def _show(described: dict[str, Any]) -> None:
     table = Table("kind", "queue", "handler", "runs in", "attempts", "timeout", box=None, padding=(0, 2, 0, 2))
     for each in described["handlers"]:
         kind = " ".join([each["kind"], *(f"(or {alias})" for alias in each["aliases"])])
-        table.add_row(
-            kind, each["queue"], each["handler"], each["runs_in"], str(each["max_attempts"]), f"{each['timeout']:g} s"
-        )
+        place = each["runs_in"] + ("" if each["batch"] is None else f", {_words(**each['batch'])}")
+        table.add_row(kind, each["queue"], each["handler"], place, str(each["max_attempts"]), f"{each['timeout']:g} s")
     out.print(table if described["handlers"] else "  no handlers")
     if "broker" not in described:
         return
@@ -110,3 +110,7 @@ def _show(described: dict[str, Any]) -> None:
     else:
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         out.print(f"  not there yet, made by the first start: {shown}")
+
+
+def _words(size: int, seconds: float) -> str:
+    return f"up to {size} at once within {seconds:g} s"

@@ -9,13 +9,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
 from amqpjobs.codec import job_from
-from amqpjobs.context import JobContext, enter_context
+from amqpjobs.context import BatchContext, JobContext, enter_context
 from amqpjobs.envelope import Envelope
 from amqpjobs.errors import InvalidArgumentsError, UnknownKindError, UnknownVersionError
 from amqpjobs.events import Events, JobStarted
@@ -36,6 +36,7 @@ from amqpjobs.outcome import (
 )
 from amqpjobs.registry import DEFAULT_RETRY, Handler, Registry
 from amqpjobs.settings import Settings
+from amqpjobs.worker.joint import Member, Seat, entries
 from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.threads import Threads
 
@@ -74,8 +75,11 @@ class Execution:
         #: None in a child, which itself runs what its worker has for processes.
         self._processes = processes
 
-    async def run(self, envelope: Envelope) -> Outcome:
-        """The outcome of this attempt. Only a cancellation from outside is raised."""
+    async def run(self, envelope: Envelope, seat: Seat | None = None) -> Outcome:
+        """The outcome of this attempt. Only a cancellation from outside is raised.
+
+        `seat` is its place in a batch; a batch handler's job without one is a batch of one.
+        """
         if envelope.expires_at is not None and self._clock.now() >= envelope.expires_at:
             return Expired()
         handler = self._registry.get(envelope.kind)
@@ -84,42 +88,65 @@ class Execution:
         if (envelope.version or 1) > handler.version:
             return self._unknown(envelope, DeadReason.UNKNOWN_VERSION, _too_new(envelope, handler))
         if self._is_elsewhere(handler):
-            return await self._attempt(envelope, handler, None)  # the child makes the job of the payload
+            return await self._attempt(envelope, handler, None, None)  # the child makes the job of the payload
         try:
             job = job_from(handler.job, envelope.payload, envelope.version)
         except InvalidArgumentsError as error:
             return Dead(DeadReason.INVALID_ARGUMENTS, error)
-        return await self._attempt(envelope, handler, job)
+        return await self._attempt(envelope, handler, job, seat)
 
-    async def _attempt(self, envelope: Envelope, handler: Handler, job: Any) -> Outcome:
+    async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
         timeout = envelope.timeout or handler.timeout or self._settings.timeout
         context = JobContext[Any](
             envelope=envelope,
             state=self._state,
             max_attempts=envelope.max_attempts or handler.max_attempts or self._settings.max_attempts,
-            deadline=self._clock.now() + timedelta(seconds=timeout) if timeout < ENDLESS else None,
+            deadline=self._deadline(timeout),
             enqueue=self._enqueue,
         )
         enter_context(context)
         if self._events.wanted(JobStarted):
             self._events.emit(JobStarted(envelope))
         if not self._middlewares:
-            return await self._run(handler, job, timeout, context)
+            return await self._run(handler, job, timeout, seat, context)
+        last = partial(self._run, handler, job, timeout, seat)
         try:
-            outcome: Any = await around_run(self._middlewares, partial(self._run, handler, job, timeout))(context)
+            outcome: Any = await around_run(self._middlewares, last)(context)
         except BaseException as error:
             return self._failed(context, handler, error)
         if not isinstance(outcome, Outcome):
             return self._failed(context, handler, TypeError(f"A run middleware returned {outcome!r}, and no outcome."))
         return outcome
 
-    async def _run(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> Outcome:
+    async def _run(
+        self, handler: Handler, job: Any, timeout: float, seat: Seat | None, context: JobContext[Any]
+    ) -> Outcome:
         try:
+            if handler.batch is not None:
+                return await self._run_jointly(handler, Member(job, context, timeout), seat)
             if self._processes is not None and self._is_elsewhere(handler):
                 return await self._run_elsewhere(self._processes, handler, timeout, context)
             return Completed(await self._call(handler, job, timeout, context))
         except BaseException as error:
             return self._failed(context, handler, error)
+
+    async def _run_jointly(self, handler: Handler, member: Member, seat: Seat | None) -> Outcome:
+        answer = await (seat or Seat.alone(self._clock)).join(member, partial(self._call_jointly, handler))
+        # Not raised: one exception may be the answer for many jobs, and would get a traceback from each.
+        return self._failed(member.context, handler, answer) if isinstance(answer, BaseException) else Completed(answer)
+
+    async def _call_jointly(self, handler: Handler, members: Sequence[Member]) -> Sequence[object]:
+        timeout = min(member.timeout for member in members)
+        deadline = self._deadline(timeout)
+        contexts = [member.context for member in members]
+        for each in contexts:
+            each.deadline = deadline
+        context = BatchContext[Any](contexts=contexts, state=self._state, deadline=deadline)
+        result = await self._call(handler, [member.job for member in members], timeout, context)
+        return entries(result, handler.job, len(members))
+
+    def _deadline(self, timeout: float) -> datetime | None:
+        return self._clock.now() + timedelta(seconds=timeout) if timeout < ENDLESS else None
 
     async def _run_elsewhere(
         self, processes: Processes, handler: Handler, timeout: float, context: JobContext[Any]
@@ -131,7 +158,9 @@ class Execution:
         except _Overrun as error:
             raise error from None  # nothing that led here was the handler's
 
-    async def _call(self, handler: Handler, job: Any, timeout: float, context: JobContext[Any]) -> object:
+    async def _call(
+        self, handler: Handler, job: Any, timeout: float, context: JobContext[Any] | BatchContext[Any]
+    ) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
             return await self._within(timeout, handler.function(*arguments))

@@ -1,6 +1,6 @@
 """What waits and what runs in a worker: slots, and whose turn it is.
 
-`concurrency` slots are shared by the queues. By weight, each queue with something waiting
+`concurrency` slots are shared by the queues; a batch takes one. By weight, each queue with something waiting
 gets its share (smooth weighted round robin, as in nginx); in strict order, an earlier queue
 goes before all later ones as far as its jobs are prefetched.
 """
@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from amqpjobs.envelope import Envelope
 from amqpjobs.topology import Queue
 from amqpjobs.wire import Delivery
+from amqpjobs.worker.batches import Pack
+from amqpjobs.worker.joint import Seat
 
 
 class Run:
-    """One delivery in a slot."""
+    """One delivery in a slot, which it shares with its batch if it has a seat in one."""
 
-    __slots__ = ("delivery", "envelope", "is_settling", "task")
+    __slots__ = ("delivery", "envelope", "is_settling", "seat", "task")
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, seat: Seat | None = None) -> None:
         self.delivery = delivery
+        self.seat = seat
         self.envelope: Envelope | None = None
         #: From here on it is left to finish: what it decided must reach the broker.
         self.is_settling = False
@@ -28,34 +31,34 @@ class Run:
 
 
 class Slots:
-    """Deliveries that wait, and how many more may run."""
+    """Deliveries and packs of them that wait, and how many more may run."""
 
     def __init__(self, concurrency: int, queues: Sequence[Queue], *, strict: bool = False) -> None:
         self._free = concurrency
         self._strict = strict
-        self._waiting: dict[str, deque[Delivery]] = {queue.name: deque() for queue in queues}
+        self._waiting: dict[str, deque[Delivery | Pack]] = {queue.name: deque() for queue in queues}
         self._weights = {queue.name: queue.weight for queue in queues}
         self._credit = dict.fromkeys(self._weights, 0)
 
     @property
     def waiting(self) -> int:
         """Deliveries that have not started."""
-        return sum(len(each) for each in self._waiting.values())
+        return len(self._all())
 
-    def add(self, delivery: Delivery) -> None:
-        """A delivery waits for its turn."""
-        self._waiting[delivery.queue].append(delivery)
+    def add(self, load: Delivery | Pack) -> None:
+        """A delivery or a pack waits for its turn."""
+        self._waiting[load.queue].append(load)
 
-    def take(self) -> Delivery | None:
-        """The next delivery, now in a slot; None when there is none or no slot is free."""
+    def take(self) -> Delivery | Pack | None:
+        """What is next, now in a slot; None when there is nothing or no slot is free."""
         while self._free:
             name = self._next_queue()
             if name is None:
                 return None
-            delivery = self._waiting[name].popleft()
-            if delivery.settler.is_open:  # else it comes again on another channel
+            load = self._waiting[name].popleft()
+            if load.is_open:  # else it comes again on another channel
                 self._free -= 1
-                return delivery
+                return load
         return None
 
     def release(self) -> None:
@@ -65,14 +68,18 @@ class Slots:
     def drop_lost(self) -> None:
         """Forget what waits from channels that are closed: it comes again on another one."""
         for name, waiting in self._waiting.items():
-            self._waiting[name] = deque(each for each in waiting if each.settler.is_open)
+            self._waiting[name] = deque(each for each in waiting if each.is_open)
 
     def empty(self) -> list[Delivery]:
         """All that waits, taken out to be handed back."""
-        waiting = [delivery for each in self._waiting.values() for delivery in each]
+        waiting = self._all()
         for each in self._waiting.values():
             each.clear()
         return waiting
+
+    def _all(self) -> list[Delivery]:
+        loads = [load for each in self._waiting.values() for load in each]
+        return [each for load in loads for each in (load.deliveries if isinstance(load, Pack) else [load])]
 
     def _next_queue(self) -> str | None:
         ready = [name for name, waiting in self._waiting.items() if waiting]

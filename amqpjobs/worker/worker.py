@@ -2,7 +2,8 @@
 
 Two connections: one consumes and acks, one publishes what follows, because the broker stops
 reading from publishing connections when it is short of memory or disk. A delivery waits
-until a slot is free, runs in a task of its own, and is settled by its outcome.
+until a slot is free, runs in a task of its own, and is settled by its outcome. Those of a
+batch handler share a slot.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Queue
 from amqpjobs.wire import Delivery
+from amqpjobs.worker.batches import Batches, Pack, prefetch_of
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.introduction import refuse_while_a_child_starts
 from amqpjobs.worker.parked import Parked
@@ -95,6 +97,7 @@ class Worker:
         self._concurrency = concurrency or app.settings.concurrency
         self._queues = _chosen(app, queues)
         self._slots = Slots(self._concurrency, self._queues, strict=strict)
+        self._batches = Batches(app.registry, app.clock, self._enlist)
         self._runs: set[Run] = set()
         self._consumers: list[Consumer] = []
         self._threads = Threads()
@@ -200,7 +203,7 @@ class Worker:
         self._is_stopping = True
         await self._cancel_consumers()
         await self._app.clock.sleep(0)  # the library hands on what came before the cancel-ok
-        waiting = self._slots.empty()
+        waiting = [*self._slots.empty(), *self._batches.empty()]
         for delivery in waiting:
             await self._settler.settle(delivery, None, Returned())
         self._app.events.emit(WorkerStopping(len(self._runs), len(waiting)))
@@ -221,6 +224,7 @@ class Worker:
         if self._is_stopping:
             return
         self._slots.drop_lost()
+        self._batches.drop_lost()
         await self._declarer.prepare(session, self._plan(), declares=self._settings.declare)
         with told_of_consuming():
             self._consumers = [
@@ -228,7 +232,7 @@ class Worker:
                     session,
                     queue=self._app.topology.work_queue(queue.name),
                     name=queue.name,
-                    prefetch=queue.prefetch or self._concurrency,
+                    prefetch=prefetch_of(queue, self._app.registry.handlers, self._concurrency),
                     on_delivery=self._received,
                 )
                 for queue in self._queues
@@ -241,14 +245,23 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
-        self._slots.add(delivery)
+        if self._is_stopping or not self._batches.add(delivery):
+            self._enlist(delivery)
+
+    def _enlist(self, load: Delivery | Pack) -> None:
+        self._slots.add(load)
         self._start_what_fits()
 
     def _start_what_fits(self) -> None:
-        while not self._is_stopping and (delivery := self._slots.take()) is not None:
-            run = Run(delivery)
-            self._runs.add(run)
-            run.task = asyncio.create_task(self._work(run))
+        while not self._is_stopping and (load := self._slots.take()) is not None:
+            for run in self._runs_of(load):
+                self._runs.add(run)
+                run.task = asyncio.create_task(self._work(run))
+
+    def _runs_of(self, load: Delivery | Pack) -> list[Run]:
+        if isinstance(load, Pack):
+            return [Run(delivery, seat) for delivery, seat in self._batches.seats(load)]
+        return [Run(load)]
 
     # One job
 
@@ -266,7 +279,8 @@ class Worker:
             _log.exception("A delivery could not be handled")
         finally:
             self._runs.discard(run)
-            self._slots.release()
+            if run.seat is None or run.seat.leave():
+                self._slots.release()
             if not self._runs:
                 self._idle.set()
             self._start_what_fits()
@@ -277,12 +291,15 @@ class Worker:
             run.envelope = decode(run.delivery)
             if len(run.delivery.body) > self._settings.max_body:
                 return Dead(DeadReason.TOO_LARGE, _too_large(run.delivery, self._settings))
-            return await self._execution.run(run.envelope)
+            return await self._execution.run(run.envelope, run.seat)
         except UnreadableError as error:
             return Dead(DeadReason.UNREADABLE, error)
         except asyncio.CancelledError:
             self.cancelled += 1
             return Returned()
+        finally:
+            if run.seat is not None:
+                run.seat.excuse()
 
     def _tell(self, run: Run, outcome: Outcome, seconds: float) -> None:
         events = self._app.events

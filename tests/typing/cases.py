@@ -5,7 +5,8 @@ A line that must be an error ends in a comment `E` with the reason; all other li
 clean. `test_typing.py` compares this with what mypy strict and pyright strict say.
 """
 
-from collections.abc import AsyncGenerator
+from asyncio import gather
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,7 @@ from typing import assert_type
 
 from pydantic import BaseModel
 
-from amqpjobs import App, Job, JobContext, JobHandle, fixed
+from amqpjobs import App, Batch, BatchContext, Job, JobContext, JobHandle, Retry, fixed
 
 
 class Receipt(BaseModel):
@@ -141,6 +142,145 @@ app.handler(Send)(Service().send)
 app.register(Count)
 app.register(CountNoContext, queue="bulk")
 app.register(CountSync)
+
+
+# Right batch handlers.
+
+some = Batch(size=100, seconds=1)
+
+
+@app.handler(list[Ping], batch=some)
+async def right_batch(jobs: list[Ping], ctx: BatchContext[State]) -> None:
+    assert_type(ctx.state, State)
+    assert_type(ctx.contexts[0], JobContext[State])
+
+
+@app.handler(list[Ping], batch=some, queue="bulk", max_attempts=3, timeout=5, retry=fixed(1))
+async def right_batch_without_context(jobs: list[Ping]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)
+def right_batch_sync(jobs: list[Ping], ctx: BatchContext[State]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some, run_in="thread")
+def right_batch_sync_without_context(jobs: Sequence[Ping]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)
+async def right_batch_with_failures(jobs: list[Ping]) -> list[Retry | None]:
+    return [Retry("busy"), None]
+
+
+@app.handler(list[Send], batch=some)
+async def right_batch_of_results(jobs: list[Send], ctx: BatchContext[State]) -> list[Receipt]:
+    return [Receipt(id=job.to) for job in jobs]
+
+
+@app.handler(list[Send], batch=some)
+def right_batch_of_both(jobs: list[Send]) -> list[Receipt | ValueError]:
+    return [Receipt(id=""), ValueError("no")]
+
+
+@app.handler(list[Send], batch=some)
+async def right_batch_gathered(jobs: list[Send]) -> list[Receipt | BaseException]:
+    return await gather(*(right_without_context(job) for job in jobs), return_exceptions=True)
+
+
+@app.handler(list[Maybe], batch=some)
+async def right_batch_of_unions(jobs: list[Maybe]) -> list[Receipt | None]:
+    return [None for _ in jobs]
+
+
+@plain.handler(list[Ping], batch=some)
+async def right_batch_without_state(jobs: list[Ping], ctx: BatchContext[None]) -> None:
+    assert_type(ctx.state, None)
+
+
+# Wrong batch handlers.
+
+
+@app.handler(list[Ping], batch=some)  # E: one job instead of a list
+async def batch_of_one(jobs: Ping) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)  # E: a list of another job
+async def batch_of_another(jobs: list[Send]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)  # E: the context of one job
+async def batch_with_wrong_context(jobs: list[Ping], ctx: JobContext[State]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)  # E: wrong state
+async def batch_with_wrong_state(jobs: list[Ping], ctx: BatchContext[OtherState]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some)  # E: a result where none is due
+async def batch_with_needless_result(jobs: list[Ping]) -> list[str]:
+    return [""]
+
+
+@app.handler(list[Send], batch=some)  # E: no results
+async def batch_without_results(jobs: list[Send]) -> None:
+    return None
+
+
+@app.handler(list[Send], batch=some)  # E: no results, sync
+def batch_without_results_sync(jobs: list[Send]) -> None:
+    return None
+
+
+@app.handler(list[Send], batch=some)  # E: wrong results
+async def batch_with_wrong_results(jobs: list[Send]) -> list[str]:
+    return [""]
+
+
+@app.handler(list[Send], batch=some)  # E: wrong results, sync
+def batch_with_wrong_results_sync(jobs: list[Send]) -> list[str]:
+    return [""]
+
+
+@app.handler(list[Send], batch=some)  # E: one result for all
+async def batch_with_one_result(jobs: list[Send]) -> Receipt:
+    return Receipt(id="")
+
+
+@app.handler(list[Ping])  # E: a list without a batch
+async def list_without_batch(jobs: list[Ping]) -> None:
+    return None
+
+
+@app.handler(Ping, batch=some)  # E: a batch without a list
+async def batch_without_list(job: Ping) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=100)  # E: no Batch
+async def batch_of_a_number(jobs: list[Ping]) -> None:
+    return None
+
+
+@app.handler(list[Ping], batch=some, qeue="bulk")  # E: misspelt option
+async def batch_with_misspelt_option(jobs: list[Ping]) -> None:
+    return None
+
+
+@app.handler(list[str], batch=some)  # E: no job class
+async def batch_of_text(jobs: list[str]) -> None:
+    return None
+
+
+Batch(100, 1)  # E: which is which?
+Batch(size=100)  # E: no seconds
+app.register(Count, batch=some)  # E: a method handles one job
 
 
 # Wrong handlers.

@@ -15,7 +15,7 @@ def filled(slots: Slots, *names: str, each: int = 100) -> None:
 
 def take(slots: Slots, number: int) -> list[Delivery]:
     taken = [slots.take() for _ in range(number)]
-    return [each for each in taken if each is not None]
+    return [each for each in taken if isinstance(each, Delivery)]
 
 
 def test_no_more_run_at_once_than_there_are_slots() -> None:
