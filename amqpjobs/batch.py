@@ -6,7 +6,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol, TypeVar, get_args, get_origin, overload
+from typing import Any, Protocol, TypeGuard, TypeVar, get_args, get_origin, overload
 
 from amqpjobs.context import BatchContext
 from amqpjobs.errors import DefinitionError
@@ -84,8 +84,8 @@ class RegisterBatch(Protocol[J, R, S]):
 
 def jobs_of(given: object, batch: object) -> type[Job[Any]]:
     """Row, of `list[Row]` and its batch. Raises DefinitionError when the two do not belong together."""
-    inner = get_args(given)
-    if get_origin(given) is not list or not isinstance(inner[0], type) or not issubclass(inner[0], Job):
+    inner: object = get_args(given)[0] if get_origin(given) is list else None
+    if not _is_job_class(inner):
         raise DefinitionError(
             f"A handler with a batch is registered for a list of a job class, not for {_shown(given)}: "
             "@app.handler(list[Row], batch=Batch(size=100, seconds=1))."
@@ -94,8 +94,7 @@ def jobs_of(given: object, batch: object) -> type[Job[Any]]:
         raise DefinitionError(
             f"batch of the handler of {_shown(given)} must be such as Batch(size=100, seconds=1), not {batch!r}."
         )
-    own: type[Job[Any]] = inner[0]
-    return own
+    return inner
 
 
 def refuse_list(given: object) -> None:
@@ -105,6 +104,10 @@ def refuse_list(given: object) -> None:
             f"A handler of {_shown(given)} needs a batch too: @app.handler({_shown(given)}, "
             "batch=Batch(size=100, seconds=1))."
         )
+
+
+def _is_job_class(inner: object) -> TypeGuard[type[Job[Any]]]:
+    return isinstance(inner, type) and issubclass(inner, Job)
 
 
 def _shown(given: object) -> str:
