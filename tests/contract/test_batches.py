@@ -12,7 +12,7 @@ from amqpjobs import App, Batch, BatchContext, JobContext, Queue, Retry, Worker
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import JobEnded, WorkerStopping
 from amqpjobs.middleware import RunNext
-from amqpjobs.outcome import Completed, Dead, Outcome, Retrying
+from amqpjobs.outcome import Completed, Dead, Expired, Outcome, Retrying
 from amqpjobs.registry import HandlerOptions
 from amqpjobs.wire import Publication
 from tests.support.apps import Bench, Note, Seen, dead_queue, record, watch, work_queue
@@ -101,23 +101,25 @@ async def test_a_batch_may_be_larger_than_the_concurrency(bench: Bench) -> None:
 
 async def test_a_batch_takes_one_slot(bench: Bench, broker: Broker) -> None:
     app, kind = bench.app(queues=[Queue(name := bench.unique(), prefetch=12)]), bench.kind()
-    gate = asyncio.Event()
+    gates = [asyncio.Event(), asyncio.Event()]
 
     async def wait(jobs: list[Note], context: BatchContext[Any]) -> Answers:
-        await gate.wait()
+        await gates[jobs[0].n >= 12].wait()
         return None
 
     ran, ended = record_batches(app, kind, Batch(size=3, seconds=NEVER), wait, queue=name), watch(app.events, JobEnded)
+    counts: list[tuple[int, int]] = []
     async with Worker(app, concurrency=2) as worker:
-        await app.enqueue_many([kind(n=n) for n in range(12)])
-        await broker.await_count(work_queue(app, name), 0)
-        await ran.until(2)
-        running, batches = worker.running, len(ran)
-        gate.set()
-        await ended.until(12)
+        for turn, gate in enumerate(gates):
+            await app.enqueue_many([kind(n=12 * turn + n) for n in range(12)])
+            await broker.await_count(work_queue(app, name), 0)
+            await ran.until(4 * turn + 2)
+            counts.append((worker.running, len(ran)))
+            gate.set()
+            await ended.until(12 * turn + 12)
 
-    assert (running, batches) == (6, 2)
-    assert list(ran) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert counts == [(6, 2), (6, 6)]
+    assert [sorted(batch) for batch in ran] == [list(range(n, n + 3)) for n in range(0, 24, 3)]
 
 
 async def test_ordinary_handlers_share_queue_and_slots_with_batches(bench: Bench) -> None:
@@ -198,6 +200,31 @@ async def test_what_is_raised_is_each_rows_and_each_dies_for_its_own_reason(benc
     assert reasons["ordinary-0"].number("amqpjobs-attempt") == 2
     assert "the database is away" in reasons["ordinary-1"].text("amqpjobs-dead-error")
     assert Counter(type(each.outcome) for each in ended) == {Retrying: 2, Dead: 4}
+
+
+async def test_who_cannot_run_does_not_hold_up_the_batch(bench: Bench, broker: Broker) -> None:
+    app, kind = bench.app(settings=bench.settings(max_body=1_000)), bench.kind()
+    name = kind.__amqpjobs__.kind
+    foreign: list[tuple[bytes, Foreign]] = [
+        (b"{", {"kind": name}),
+        (b"{}", {"kind": name, "headers": {"amqpjobs-attempt": "many"}}),
+        (b'{"text": "%s"}' % (b"x" * 2_000), {"kind": name}),
+        (b'{"n": 3}', {"kind": name, "headers": {"amqpjobs-expires-at": 1}}),
+        (b'{"n": 4}', {"kind": name}),
+    ]
+    ran, ended = record_batches(app, kind, Batch(size=5, seconds=NEVER)), watch(app.events, JobEnded)
+    async with Worker(app):
+        await broker.publish_all(app.topology.jobs, name, foreign)
+        await ended.until(4)
+        letters = await broker.take(dead_queue(app), 3)
+
+    assert list(ran) == [[4]]
+    assert Counter(type(each.outcome) for each in ended) == {Dead: 2, Expired: 1, Completed: 1}
+    assert {letter.text("amqpjobs-dead-reason") for letter in letters} == {
+        "invalid_arguments",
+        "unreadable",
+        "too_large",
+    }
 
 
 async def test_a_wish_of_one_row_is_its_own(bench: Bench) -> None:
