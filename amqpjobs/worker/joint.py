@@ -53,6 +53,7 @@ class Joint:
         self._gathering: _Gathering | None = None
 
     def enter(self, member: Member, call: Call) -> "_Gathering":
+        """The call it is in: the one that gathers now, or a new one."""
         gathering = self._gathering
         if gathering is None:
             gathering = self._gathering = _Gathering(self._clock, self._patience, self._forget)

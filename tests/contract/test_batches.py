@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from typing_extensions import Unpack
 
-from amqpjobs import App, Batch, BatchContext, JobContext, Queue, Retry, Worker
+from amqpjobs import App, Batch, BatchContext, JobContext, Queue, Retry, Worker, current_context
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import JobEnded, WorkerStopping
 from amqpjobs.middleware import RunNext
@@ -36,6 +36,7 @@ def record_batches(
     ran = Seen[list[int]]()
 
     async def handle(jobs: list[Note], context: BatchContext[Any]) -> Any:
+        assert current_context() is None, "the context of one job, seen by all"
         ran.add([job.n for job in jobs])
         return None if behave is None else await behave(jobs, context)
 
@@ -55,7 +56,7 @@ async def test_250_rows_run_in_batches_of_100_at_most(bench: Bench, broker: Brok
     assert sorted(n for batch in ran for n in batch) == list(range(250))
     assert max(len(batch) for batch in ran) <= 100
     assert {each.outcome for each in ended} == {Completed()}
-    assert await broker.count(work_queue(app)) == 0
+    await broker.await_count(work_queue(app), 0)
 
 
 async def test_full_batches_run_at_once_and_an_unfinished_one_goes_back(bench: Bench, broker: Broker) -> None:
@@ -71,7 +72,7 @@ async def test_full_batches_run_at_once_and_an_unfinished_one_goes_back(bench: B
     assert [len(set(batch)) for batch in ran] == [100, 100]
     assert not set(ran[0]) & set(ran[1])
     assert (stopping[0].running, stopping[0].returned) == (0, 50)
-    assert await broker.count(work_queue(app)) == 50
+    await broker.await_count(work_queue(app), 50)
 
 
 async def test_a_part_of_a_batch_runs_when_its_time_is_over(bench: Bench) -> None:
@@ -152,8 +153,10 @@ async def test_one_poisoned_row_is_tried_again_alone_while_the_others_complete(b
 
     ran = record_batches(app, kind, Batch(size=100, seconds=1), refuse)
     ended = watch(app.events, JobEnded)
+    async with Worker(app):  # declares
+        pass
+    await app.enqueue_many([kind(n=n) for n in range(100)])
     async with Worker(app):
-        await app.enqueue_many([kind(n=n) for n in range(100)])
         await ended.until(101)
 
     retried = [each.outcome for each in ended if isinstance(each.outcome, Retrying)]
@@ -161,7 +164,8 @@ async def test_one_poisoned_row_is_tried_again_alone_while_the_others_complete(b
     assert ran[len(ran) - 1] == [37]
     assert [str(each.error) for each in retried] == ["poison"]
     assert told == {("Completed", 1): 99, ("Retrying", 1): 1, ("Completed", 2): 1}
-    assert await broker.count(work_queue(app)) == await broker.count(dead_queue(app)) == 0
+    await broker.await_count(work_queue(app), 0)
+    await broker.await_count(dead_queue(app), 0)
 
 
 async def test_what_is_raised_is_each_rows_and_each_dies_for_its_own_reason(bench: Bench, broker: Broker) -> None:
@@ -187,8 +191,7 @@ async def test_what_is_raised_is_each_rows_and_each_dies_for_its_own_reason(benc
         letters = await broker.take(dead_queue(app), 5)
 
     reasons = {letter.headers.get("amqpjobs-id", letter.message_id): letter for letter in letters}
-    assert ran[0] == [0, 1, 4]
-    assert sorted(n for batch in list(ran)[1:] for n in batch) == [0, 1]
+    assert Counter(n for batch in ran for n in batch) == {0: 2, 1: 2, 4: 1}
     assert {name: letter.text("amqpjobs-dead-reason") for name, letter in reasons.items()} == {
         "ordinary-0": "attempts_exhausted",
         "ordinary-1": "attempts_exhausted",
@@ -265,7 +268,7 @@ async def test_a_stop_gives_back_what_collects_and_what_waits_and_lets_finish_wh
 
     assert list(ran) == [[0, 1, 2]]
     assert (stopping[0].running, stopping[0].returned, worker.cancelled, len(ended)) == (3, 5, 0, 3)
-    assert await broker.count(work_queue(app, name)) == 5
+    await broker.await_count(work_queue(app, name), 5)
 
 
 async def test_a_batch_that_outlasts_the_grace_is_cut_short_and_all_of_it_goes_back(

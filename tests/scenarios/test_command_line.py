@@ -150,6 +150,24 @@ def test_without_a_target_the_projects_own_apps_are_taken(shop: Shop) -> None:
     assert json.loads(found[1])[0]["handlers"][0]["kind"] == f"{shop.name}.order"
 
 
+def test_check_tells_which_handlers_take_batches(shop: Shop) -> None:
+    lines = [
+        "from amqpjobs import App, Batch, Job",
+        "class Row(Job[None], kind='row'): pass",
+        "app = App('rows')",
+        "@app.handler(list[Row], batch=Batch(size=100, seconds=0.5))",
+        "async def save_rows(jobs: list[Row]) -> None: pass",
+    ]
+    (shop.folder / "rows.py").write_text("\n".join(lines))
+
+    shown = shop.run("amqpjobs check rows --no-broker")
+    found = shop.run("amqpjobs check rows shop --no-broker --json")
+
+    assert "event loop, up to 100 at once within 0.5 s" in shown[1]
+    batches = [handler["batch"] for app in json.loads(found[1]) for handler in app["handlers"]]
+    assert batches == [{"size": 100, "seconds": 0.5}, None]
+
+
 def test_check_declares_nothing_and_apply_declares_all(shop: Shop) -> None:
     before = shop.run("amqpjobs check shop")
     applied = shop.run("amqpjobs topology apply shop")
