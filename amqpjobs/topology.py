@@ -97,8 +97,9 @@ class Queue:
     `type` is "quorum" (replicated, survives the loss of a node) or "classic" (lives on one
     node). `max_priority` gives a classic queue so many priority levels; quorum queues have
     their own since RabbitMQ 4. These two are for ever once the queue is declared.
-    `prefetch` (default: the worker's concurrency) is how many unfinished jobs a process may
-    hold of it; `weight` is its share of the slots beside the app's other queues.
+    `prefetch` (default: the worker's concurrency; with batch handlers, as many as its batches
+    need) is how many unfinished jobs a process may hold of it; `weight` is its share of the
+    slots beside the app's other queues.
     `dead_retention` (seconds or a timedelta; default: for ever) is how long its dead letters
     are kept before the broker deletes them. It too is for ever once the queue is declared.
     `consumer_timeout` (seconds or a timedelta; default: the broker's own, 30 minutes) is how long
