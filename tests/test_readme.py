@@ -124,6 +124,6 @@ def _file_name(block: str) -> str:
 
 async def _sweep(url: str) -> None:
     async with plain_client(url) as broker:
-        for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images"):
+        for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows"):
             await broker.delete_queue(f"amqpjobs.queue.{app}")
             await broker.delete_queue(f"amqpjobs.dead.{app}")
