@@ -14,8 +14,10 @@ from itertools import count
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import hypothesis
 import pytest
 from _pytest.capture import CaptureManager
+from hypothesis import HealthCheck
 
 from tests.support.rabbitmq import Node, broker_version
 
@@ -33,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # A busy machine is no failure.
+    hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis.settings.load_profile("any machine")
     # Settings of whoever runs the tests must not change what they show.
     for name in [name for name in os.environ if name.startswith("AMQPJOBS_") and name != TEST_URL]:
         del os.environ[name]

@@ -39,7 +39,7 @@ async def test_a_stopping_worker_finishes_what_runs_and_hands_back_what_waits(be
     assert [run.n for run in ran] == [0, 1, 2]
     assert len(ended) == 3
     assert (stopping[0].running, stopped[0].cancelled) == (3, 0)
-    assert await broker.count(work_queue(app)) == 7
+    await broker.await_count(work_queue(app), 7)
 
 
 async def test_what_was_handed_back_runs_on_another_worker_as_the_same_attempt(bench: Bench) -> None:
@@ -206,7 +206,7 @@ async def test_a_worker_of_some_queues_leaves_the_others_alone(bench: Bench, bro
         await ran.until(1)
 
     assert not list(left)
-    assert await broker.count(work_queue(app, side)) == 1
+    await broker.await_count(work_queue(app, side), 1)
 
 
 async def test_middlewares_wrap_what_is_sent_and_what_runs_in_their_order(bench: Bench) -> None:
