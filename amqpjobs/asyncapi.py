@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from amqpjobs.inclusion import is_dict, is_list
 from amqpjobs.job import Job, options_of
 from amqpjobs.schemas import SchemaWriter, payload_schema, result_schema
+from amqpjobs.subschemas import is_dict, is_list
 from amqpjobs.topology import Route
 
 _BINDINGS = "0.3.0"

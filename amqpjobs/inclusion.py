@@ -8,44 +8,39 @@ Surplus fields are no part of the comparison: where a model ignores what it does
 optional field is taken to be new to older payloads as well.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from amqpjobs.codec import canonical
-
-Schema = Mapping[str, Any]
-
-#: Other names that a field is read by, and the name it has in Python where that is not the key.
-ALSO, PYTHON_NAME = "x-amqpjobs-also", "x-amqpjobs-field"
-#: What JSON Schema cannot say: limits of dates, Decimals and URLs, and the names of validators.
-LIMITS, CHECKS = "x-amqpjobs-limits", "x-amqpjobs-validators"
-
-_NOTHING: Schema = {"not": {}}
-_NOTES = frozenset(
-    (
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "$comment",
-        "$schema",
-        "$defs",
-    )
+from amqpjobs.subschemas import (
+    ALSO,
+    CHECKS,
+    NOTHING,
+    PYTHON_NAME,
+    RAW,
+    UNIONS,
+    Schema,
+    alternatives,
+    bare_text,
+    constraints,
+    is_constraint,
+    listed,
+    parts,
+    shown,
+    tag_values,
+    type_of,
+    whole,
+    words,
 )
-_MAPS = frozenset(("properties", "patternProperties", "dependentSchemas"))
-_RAW = frozenset(("const", "enum", "required", "type"))
-_UNIONS = ("anyOf", "oneOf")
+
 #: Formats that are hints for people and refuse nothing.
 _LOOSE_FORMATS = frozenset(("password", "binary", "path", "directory-path", "file-path", "multi-line"))
 _OF_OBJECTS = frozenset(("properties", "required", "additionalProperties", "minProperties", "maxProperties"))
 _OF_ARRAYS = frozenset(("items", "prefixItems", "minItems", "maxItems", "uniqueItems"))
 _OF_STRINGS = frozenset(("minLength", "maxLength", "pattern", "format"))
 _OF_NUMBERS = frozenset(("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"))
-_KNOWN = _OF_OBJECTS | _OF_ARRAYS | _OF_STRINGS | _OF_NUMBERS | _RAW | {"discriminator", CHECKS}
+_KNOWN = _OF_OBJECTS | _OF_ARRAYS | _OF_STRINGS | _OF_NUMBERS | RAW | {"discriminator", CHECKS}
 _DEEPEST = 60
 
 
@@ -75,10 +70,10 @@ class _Comparison:
         self._depth = 0
 
     def compare(self, old: Schema | bool, new: Schema | bool, path: str) -> list[Narrowing]:
-        old, new = _whole(old), _whole(new)
-        if old == _NOTHING or not _constraints(new) or _text(old, self._old) == _text(new, self._new):
+        old, new = whole(old), whole(new)
+        if old == NOTHING or not constraints(new) or bare_text(old, self._old) == bare_text(new, self._new):
             return []
-        pair = (_text(old, {}), _text(new, {}))
+        pair = (bare_text(old, {}), bare_text(new, {}))
         if pair in self._open:
             return []
         if self._depth > _DEEPEST:
@@ -86,7 +81,7 @@ class _Comparison:
         self._open.add(pair)
         self._depth += 1
         try:
-            return [each for one in _alternatives(old, self._old) for each in self._one(one, new, path)]
+            return [each for one in alternatives(old, self._old) for each in self._one(one, new, path)]
         finally:
             self._depth -= 1
             self._open.discard(pair)
@@ -94,19 +89,19 @@ class _Comparison:
     def _one(self, old: Schema, new: Schema, path: str) -> list[Narrowing]:
         """Compare what has no unions, references or enums any more with what may have them."""
         found = list[Narrowing]()
-        for part in _parts(new, self._new):
-            unions = [key for key in _UNIONS if key in part]
+        for part in parts(new, self._new):
+            unions = [key for key in UNIONS if key in part]
             for key in unions:
                 found += self._union(old, part, key, path)
             rest = {name: value for name, value in part.items() if name not in unions}
-            if _constraints(rest):
+            if constraints(rest):
                 found += self._plain(old, rest, path)
         return found
 
     def _union(self, old: Schema, new: Schema, key: str, path: str) -> list[Narrowing]:
         options: Sequence[Schema] = new[key]
-        tag: str | None = _whole(new.get("discriminator", {})).get("propertyName")
-        if tag is not None and tag not in _list(old, "required") and old.get("type") == "object":
+        tag: str | None = whole(new.get("discriminator", {})).get("propertyName")
+        if tag is not None and tag not in listed(old, "required") and old.get("type") == "object":
             return [Narrowing(_join(path, tag), "was optional, and now tells the members of a union apart", _GIVE)]
         if key == "oneOf" and tag is None and len(options) > 1:
             return [Narrowing(path, "is one of several in a way that cannot be compared", certain=False)]
@@ -114,12 +109,12 @@ class _Comparison:
         if not all(tries):
             return []
         alike = [tried for tried, option in zip(tries, options, strict=True) if self._is_alike(old, option, tag)]
-        return min(alike, key=len) if alike else [Narrowing(path, f"no longer takes {_words(old)}", _BUMP)]
+        return min(alike, key=len) if alike else [Narrowing(path, f"no longer takes {words(old)}", _BUMP)]
 
     def _is_alike(self, old: Schema, option: Schema, tag: str | None) -> bool:
-        for one in _alternatives(option, self._new):
+        for one in alternatives(option, self._new):
             if tag is not None:
-                return _tag(old, tag, self._old) & _tag(one, tag, self._new) != set()
+                return tag_values(old, tag, self._old) & tag_values(one, tag, self._new) != set()
             if one.get("type") == old.get("type") and "const" not in old:
                 return True
         return False
@@ -132,16 +127,16 @@ class _Comparison:
         if "enum" in new or "const" in new:
             values = new["enum"] if "enum" in new else [new["const"]]
             if not (kind == "null" and None in values):
-                return [Narrowing(path, f"took {_words(old)}, and now only {_shown(values)}", _BUMP)]
-        kinds = _list(new, "type")
+                return [Narrowing(path, f"took {words(old)}, and now only {shown(values)}", _BUMP)]
+        kinds = listed(new, "type")
         if kinds and kind not in kinds and not (kind == "integer" and "number" in kinds):
-            return [Narrowing(path, f"took {_words(old)}, and now {' or '.join(kinds)}", _BUMP)]
+            return [Narrowing(path, f"took {words(old)}, and now {' or '.join(kinds)}", _BUMP)]
         for key in new:
-            if not _is_constraint(key) or key in _KNOWN:
+            if not is_constraint(key) or key in _KNOWN:
                 continue
-            if _text({key: new[key]}, self._new) != _text({key: old.get(key)}, self._old):
+            if bare_text({key: new[key]}, self._new) != bare_text({key: old.get(key)}, self._old):
                 found.append(Narrowing(path, f"has another {key!r}, which cannot be compared", _LOOK, certain=False))
-        checks = [each for each in _list(new, CHECKS) if each not in _list(old, CHECKS)]
+        checks = [each for each in listed(new, CHECKS) if each not in listed(old, CHECKS)]
         if checks:
             what = f"is now checked by {', '.join(checks)}, whose code cannot be compared"
             found.append(Narrowing(path, what, _LOOK, certain=False))
@@ -157,14 +152,14 @@ class _Comparison:
 
     def _value(self, value: object, new: Schema, path: str) -> list[Narrowing]:
         """One value of an old enum."""
-        shown, kinds = _shown([value]), _list(new, "type")
+        said, kinds = shown([value]), listed(new, "type")
         if "enum" in new or "const" in new:
             values = new["enum"] if "enum" in new else [new["const"]]
             known = [canonical(each) for each in values]
-            return [] if canonical(value) in known else [Narrowing(path, f"no longer takes {shown}", _VALUE)]
-        kind = _type_of(value)
+            return [] if canonical(value) in known else [Narrowing(path, f"no longer takes {said}", _VALUE)]
+        kind = type_of(value)
         if kinds and kind not in kinds and not (kind == "integer" and "number" in kinds):
-            return [Narrowing(path, f"no longer takes {shown}: it must be {' or '.join(kinds)}", _BUMP)]
+            return [Narrowing(path, f"no longer takes {said}: it must be {' or '.join(kinds)}", _BUMP)]
         # As if the old schema said no more than the type, and the length or size of this one value.
         exact: dict[str, Any] = {"type": kind}
         match value:
@@ -181,7 +176,7 @@ class _Comparison:
     def _object(self, old: Schema, new: Schema, path: str) -> list[Narrowing]:
         olds, news = _fields(old), _fields(new)
         # A model that ignores surplus says nothing about it; a mapping, or one that keeps it, takes anything.
-        surplus = _whole(old.get("additionalProperties", True))
+        surplus = whole(old.get("additionalProperties", True))
         is_open = "additionalProperties" not in old and "properties" in old
         found = list[Narrowing]()
         for field in news:
@@ -194,11 +189,11 @@ class _Comparison:
                 found += _now_required(field, before, olds, path)
         for field in olds:
             found += self._unread(field, news, new, path)
-        later = _whole(new.get("additionalProperties", True))
-        if later == _NOTHING:
-            if surplus != _NOTHING:
+        later = whole(new.get("additionalProperties", True))
+        if later == NOTHING:
+            if surplus != NOTHING:
                 found.append(Narrowing(path, "now forbids surplus fields", "Ignore them again, or " + _low(_BUMP)))
-        elif _constraints(later):
+        elif constraints(later):
             found += self.compare(surplus, later, f"{path}[*]")
         found += _bound(old, new, path, "minProperties", least=True)
         return found + _bound(old, new, path, "maxProperties", least=False)
@@ -213,8 +208,8 @@ class _Comparison:
         if heir is not None:
             said = ", ".join(sorted(names))
             return [Narrowing(place, f"is now called {heir.key!r}, and {said} is no longer read", _ALIAS)]
-        surplus = _whole(new.get("additionalProperties", True))
-        if surplus == _NOTHING:
+        surplus = whole(new.get("additionalProperties", True))
+        if surplus == NOTHING:
             return [Narrowing(place, "was removed, and surplus fields are forbidden", "Ignore them, or " + _low(_BUMP))]
         return self.compare(field.schema, surplus, place)
 
@@ -222,7 +217,7 @@ class _Comparison:
         found = _bound(old, new, path, "minItems", least=True) + _bound(old, new, path, "maxItems", least=False)
         if new.get("uniqueItems") and not old.get("uniqueItems"):
             found.append(Narrowing(path, "now wants unique items", _BUMP))
-        firsts, seconds = _list(old, "prefixItems"), _list(new, "prefixItems")
+        firsts, seconds = listed(old, "prefixItems"), listed(new, "prefixItems")
         most = old.get("maxItems")
         for position in range(max(len(firsts), len(seconds))):
             if most is not None and position >= most:
@@ -253,11 +248,11 @@ class _Field:
 
 def _fields(schema: Schema) -> list[_Field]:
     properties: Mapping[str, Schema | bool] = schema.get("properties", {})
-    required = _list(schema, "required")
+    required = listed(schema, "required")
     found = list[_Field]()
     for key, value in properties.items():
-        inner = _whole(value)
-        names = frozenset((key, *_list(inner, ALSO)))
+        inner = whole(value)
+        names = frozenset((key, *listed(inner, ALSO)))
         found.append(_Field(key, names, inner.get(PYTHON_NAME, key), inner, key in required))
     found += [_Field(key, frozenset((key,)), key, {}, True) for key in required if key not in properties]
     return found
@@ -319,144 +314,8 @@ def _bound(old: Schema, new: Schema, path: str, key: str, *, least: bool) -> lis
     return [Narrowing(path, f"has {key} {after}, and had {'none' if before is None else before}", _BUMP)]
 
 
-def _alternatives(schema: Schema | bool, root: Schema) -> Iterator[Schema]:
-    """A schema as schemas without references, unions or enums, of one type each. May let through more."""
-    flat: dict[str, Any] = {}
-    for part in _parts(_whole(schema), root):
-        for key, value in part.items():
-            if key in flat and key in ("required", CHECKS):
-                flat[key] = sorted({*flat[key], *value})
-            elif key in flat and key == "properties":
-                flat[key] = {**value, **flat[key]}
-            else:
-                flat.setdefault(key, value)
-    for key in _UNIONS:
-        if key in flat:
-            rest = {name: value for name, value in flat.items() if name not in _UNIONS}
-            tag = _whole(rest.pop("discriminator", {})).get("propertyName")
-            if tag is not None:
-                rest["required"] = sorted({*_list(rest, "required"), tag})
-            for option in flat[key]:
-                yield from _alternatives({"allOf": [rest, option]} if _constraints(rest) else option, root)
-            return
-    if "enum" in flat or "const" in flat:
-        checks = {CHECKS: flat[CHECKS]} if CHECKS in flat else {}
-        yield from ({"const": value} | checks for value in (flat["enum"] if "enum" in flat else [flat["const"]]))
-        return
-    for kind in _list(flat, "type") or [None]:
-        yield flat | {"type": kind} if kind else flat
-
-
-def _parts(schema: Schema, root: Schema) -> Iterator[Schema]:
-    """The schemas that all hold: `allOf` and references resolved."""
-    rest = {key: value for key, value in schema.items() if key not in ("allOf", "$ref")}
-    if rest:
-        yield rest
-    for part in _list(schema, "allOf"):
-        yield from _parts(_whole(part), root)
-    if "$ref" in schema:
-        yield from _parts(_target(schema["$ref"], root), root)
-
-
-def _target(reference: str, root: Schema) -> Schema:
-    name = reference.removeprefix("#/$defs/")
-    found: Schema | bool = root.get("$defs", {}).get(name, {"$ref-elsewhere": reference})
-    return _whole(found)
-
-
-def _tag(schema: Schema, name: str, root: Schema) -> set[str]:
-    """The values a union's tag may have in one of its members."""
-    inner = _whole(schema.get("properties", {}).get(name, True))
-    return {str(each["const"]) for each in _alternatives(inner, root) if "const" in each}
-
-
-def _constraints(schema: Schema) -> dict[str, Any]:
-    return {key: value for key, value in schema.items() if _is_constraint(key)}
-
-
-def _is_constraint(key: str) -> bool:
-    return key in (LIMITS, CHECKS) or not (key in _NOTES or key.startswith("x-"))
-
-
-def _text(schema: Schema, root: Schema) -> str:
-    """The schema without notes and, where there is a root, without references: equal texts let through the same."""
-    return canonical(_bare(schema, root, ()))
-
-
-def _bare(node: Any, root: Schema, seen: tuple[str, ...]) -> Any:
-    if is_list(node):
-        return [_bare(each, root, seen) for each in node]
-    if not is_dict(node):
-        return node
-    found = dict[str, Any]()
-    for key, value in node.items():
-        if key == "$ref" and root and value not in seen:
-            found["allOf"] = [_bare(_target(value, root), root, (*seen, value)), *found.get("allOf", [])]
-        elif key in _RAW:
-            found[key] = sorted(value) if key == "required" else value
-        elif key in _MAPS:
-            found[key] = {name: _bare(inner, root, seen) for name, inner in value.items()}
-        elif key == "discriminator":
-            found[key] = value.get("propertyName")
-        elif _is_constraint(key) or key in (ALSO, PYTHON_NAME):
-            found[key] = _bare(value, root, seen)
-    return found
-
-
-def _whole(schema: Schema | bool) -> Schema:
-    if isinstance(schema, bool):
-        return {} if schema else _NOTHING
-    return schema
-
-
-def _list(schema: Schema, key: str) -> list[Any]:
-    value: object = schema.get(key, [])
-    return value if is_list(value) else [value]
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """A list of JSON's."""
-    return isinstance(value, list)
-
-
-def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
-    """An object of JSON's."""
-    return isinstance(value, dict)
-
-
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def _type_of(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
-
-
-def _words(schema: Schema) -> str:
-    """What a schema without unions takes, for a person."""
-    if "const" in schema:
-        return _shown([schema["const"]])
-    kind: str = schema.get("type", "anything")
-    named: str = schema.get("title" if kind == "object" else "format", kind)
-    return named if named in ("null", "anything") else f"any {named}"
-
-
-def _shown(values: Iterable[object]) -> str:
-    return ", ".join(repr(each)[:60] for each in values)
 
 
 def _low(text: str) -> str:

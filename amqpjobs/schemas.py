@@ -14,8 +14,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from amqpjobs.errors import DefinitionError
-from amqpjobs.inclusion import ALSO, CHECKS, LIMITS, PYTHON_NAME
 from amqpjobs.job import Job
+from amqpjobs.subschemas import ALSO, CHECKS, LIMITS, PYTHON_NAME
 
 _LIMITS = (
     *("gt", "ge", "lt", "le", "multiple_of", "max_digits", "decimal_places"),

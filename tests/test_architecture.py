@@ -25,6 +25,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "comparison",
         "permissions",
         "codec",
+        "subschemas",
         "inclusion",
         "schemas",
         "contracts",

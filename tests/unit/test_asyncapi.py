@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from amqpjobs.asyncapi import asyncapi
-from amqpjobs.inclusion import is_dict, is_list
 from amqpjobs.job import Job, options_of
+from amqpjobs.subschemas import is_dict, is_list
 from amqpjobs.topology import Topology
 
 
