@@ -128,6 +128,60 @@ class WorkerStopped(Event):
     cancelled: int
 
 
+@dataclass(frozen=True, slots=True)
+class LimitReached(Event):
+    """A process of workers stops by itself. `limit` is "max_jobs", "max_memory" or "burst".
+
+    `value` is how many jobs it ended, how many bytes it holds, or 0 jobs that are left.
+    """
+
+    limit: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted(Event):
+    """A supervisor started a worker process. `number` is its place, from 1."""
+
+    number: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded(Event):
+    """A worker process ended. `seconds` is how long it consumed; the next one starts after `pause`, if not None."""
+
+    number: int
+    pid: int
+    how: str
+    code: int
+    seconds: float
+    pause: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reloading(Event):
+    """A supervisor replaces its `count` worker processes, one by one."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Event):
+    """It has replaced `count` of `of`; the others stay as they are when a new one could not start."""
+
+    count: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStopping(Event):
+    """A supervisor asked its `count` worker processes to stop; `why` is None for a signal."""
+
+    count: int
+    why: str | None = None
+
+
 E = TypeVar("E", bound=Event)
 
 

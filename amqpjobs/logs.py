@@ -19,9 +19,15 @@ from amqpjobs.events import (
     JobEnqueued,
     JobParked,
     JobStarted,
+    LimitReached,
     MessageDied,
     ParkedReleased,
+    ProcessEnded,
+    ProcessStarted,
+    Reloaded,
+    Reloading,
     SettleFailed,
+    SupervisorStopping,
     TopologyDrifted,
     WorkerStarted,
     WorkerStopped,
@@ -37,9 +43,14 @@ _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-def set_up_logging(settings: Settings) -> None:
-    """Send all log lines of this process to stderr, in the form the settings say."""
+def set_up_logging(settings: Settings, *, worker: int | None = None) -> None:
+    """Send all log lines of this process to stderr, in the form the settings say.
+
+    `worker` is this process's number among those of a supervisor, and stands in each line.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    if worker is not None:
+        handler.addFilter(_Numbering(worker))
     readable = wants_readable_logs(settings.log_format)
     handler.setFormatter(ReadableFormatter(colour=sys.stderr.isatty()) if readable else JsonFormatter())
     logging.basicConfig(level=log_level_number(settings.log_level), handlers=[handler], force=True)
@@ -68,6 +79,12 @@ def log_events(events: Events) -> None:
     events.subscribe(WorkerStarted, _worker_started)
     events.subscribe(WorkerStopping, _worker_stopping)
     events.subscribe(WorkerStopped, _worker_stopped)
+    events.subscribe(LimitReached, _limit_reached)
+    events.subscribe(ProcessStarted, _process_started)
+    events.subscribe(ProcessEnded, _process_ended)
+    events.subscribe(Reloading, _reloading)
+    events.subscribe(Reloaded, _reloaded)
+    events.subscribe(SupervisorStopping, _supervisor_stopping)
 
 
 def printable(text: str) -> str:
@@ -108,6 +125,18 @@ class JsonFormatter(logging.Formatter):
         if trace:
             line["traceback"] = trace
         return dumps(line).decode()
+
+
+class _Numbering(logging.Filter):
+    """Says which of several processes writes a line."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._worker
+        return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -215,6 +244,35 @@ def _worker_stopping(event: WorkerStopping) -> None:
 
 def _worker_stopped(event: WorkerStopped) -> None:
     _log.info("stopped", extra={"cut_short": event.cancelled or None})
+
+
+def _limit_reached(event: LimitReached) -> None:
+    _log.info("a limit is reached", extra={"limit": event.limit, "value": event.value})
+
+
+def _process_started(event: ProcessStarted) -> None:
+    _log.info("process started", extra={"worker": event.number, "pid": event.pid})
+
+
+def _process_ended(event: ProcessEnded) -> None:
+    level = logging.WARNING if event.code else logging.INFO
+    extra = {"worker": event.number, "pid": event.pid, "seconds": event.seconds, "pause": event.pause}
+    _log.log(level, "process %s", event.how, extra=extra)
+
+
+def _reloading(event: Reloading) -> None:
+    _log.info("replacing the processes one by one", extra={"count": event.count})
+
+
+def _reloaded(event: Reloaded) -> None:
+    if event.count < event.of:
+        _log.warning("a new process did not start, so the others stay", extra={"replaced": event.count, "of": event.of})
+    else:
+        _log.info("all processes are replaced", extra={"count": event.count})
+
+
+def _supervisor_stopping(event: SupervisorStopping) -> None:
+    _log.info("stopping the processes", extra={"count": event.count, "why": event.why})
 
 
 def _job(envelope: Envelope, **fields: object) -> dict[str, object]:

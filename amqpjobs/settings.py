@@ -6,6 +6,7 @@ A value comes from, in order: an argument in the code, an environment variable
 
 import logging
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from amqpjobs.errors import SettingsError
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 UNREADABLE = "<a URL that cannot be read>"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
 def _checked_urls(value: SecretStr) -> SecretStr:
@@ -48,6 +50,19 @@ def _checked_namespace(value: str) -> str:
 
 def _as_list(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def size_of(text: str) -> int:
+    """Bytes of "512M", "1.5 GiB" or "65536", K, M, G and T being powers of 1024. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if size < 1:
+        raise ValueError(f"{text!r} is no size; it should look like 512M or 1.5G")
+    return size
+
+
+def _as_size(value: object) -> object:
+    return size_of(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -74,6 +89,12 @@ class Settings(BaseSettings):
     concurrency: int = Field(default=10, ge=1, le=10_000)
     #: Processes for handlers with run_in="process"; None: as many as there are CPUs for us.
     processes: int | None = Field(default=None, ge=1, le=10_000)
+    #: Worker processes of `amqpjobs run`, kept by a supervisor; None: one, without a supervisor.
+    worker_processes: int | None = Field(default=None, ge=1, le=1_000)
+    #: After so many jobs a process of `amqpjobs run` stops, or is replaced; None: never.
+    max_jobs: int | None = Field(default=None, ge=1)
+    #: With more resident memory than this a process of `amqpjobs run` stops, or is replaced; None: never.
+    max_memory: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_as_size)] = None
     max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
     timeout: float = Field(default=300.0, gt=0)

@@ -1,20 +1,27 @@
-"""`amqpjobs run`: a worker process."""
+"""`amqpjobs run`: a worker process, or several with a supervisor."""
 
-import asyncio
-import contextlib
-import signal
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from typing import Any
+import sys
 
 import click
 from rich_click import RichCommand
 
-from amqpjobs.app import App
-from amqpjobs.cli.common import UNCLEAN, load_apps, run_async
+from amqpjobs.cli.common import IMPORT, TOPOLOGY, UNCLEAN, USAGE, load_apps, run_async
+from amqpjobs.clock import SystemClock
+from amqpjobs.events import Events
 from amqpjobs.logs import log_events, set_up_logging
-from amqpjobs.settings import load_settings
+from amqpjobs.settings import Settings, load_settings, size_of
 from amqpjobs.worker import Worker
+from amqpjobs.worker.ending import Limits
+from amqpjobs.worker.shift import Shift
+from amqpjobs.worker.supervised import Supervised
+from amqpjobs.worker.supervisor import Supervisor, interpreter
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else size_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @click.command("run", cls=RichCommand, short_help="Work off the jobs of services.")
@@ -24,57 +31,102 @@ from amqpjobs.worker import Worker
 )
 @click.option("-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; may be given again.")
 @click.option("--strict", is_flag=True, help="Take from a queue only when the ones before it are empty.")
-def command(targets: tuple[str, ...], concurrency: int | None, queues: tuple[str, ...], strict: bool) -> int:
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="What runs may finish so long after the stop was asked for. [default: 25, AMQPJOBS_GRACE]",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1_000),
+    metavar="N",
+    help="So many processes, each with its own --concurrency; one that ends is replaced. "
+    "[default: one, and no supervisor; AMQPJOBS_WORKER_PROCESSES]",
+)
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Stop, or be replaced, after N jobs (attempts), and what runs beside the last one. [AMQPJOBS_MAX_JOBS]",
+)
+@click.option(
+    "--max-memory",
+    callback=_size,
+    metavar="SIZE",
+    help="Stop, or be replaced, when the process holds more after a job: 512M, 1.5G. Looked at every second; processes "
+    "of handlers with run_in='process' do not count; without /proc, the peak does. [AMQPJOBS_MAX_MEMORY]",
+)
+@click.option(
+    "--burst",
+    is_flag=True,
+    help="Stop when the queues are empty and nothing runs here. Delayed jobs and retries that are not due yet, and "
+    "what other workers run, do not count.",
+)
+@click.option("--supervised", type=int, nargs=2, hidden=True)  # the socket to the supervisor, and our number
+def command(
+    targets: tuple[str, ...],
+    concurrency: int | None,
+    queues: tuple[str, ...],
+    strict: bool,
+    drain_timeout: float | None,
+    processes: int | None,
+    max_jobs: int | None,
+    max_memory: int | None,
+    burst: bool,
+    supervised: tuple[int, int] | None,
+) -> int:
     """Work off the jobs of services until SIGTERM or SIGINT (Ctrl-C).
 
     Then it takes nothing new, hands back what has not started, and gives what runs 25 seconds
-    (AMQPJOBS_GRACE) to finish. A second signal cuts short what runs and hands it back. Exit code 0 after a
+    (--drain-timeout) to finish. A second signal cuts short what runs and hands it back. Exit code 0 after a
     clean stop, 6 when something was cut short.
+
+    With --processes, SIGHUP replaces the processes one by one, each new one before its old one stops.
 
     \b
       amqpjobs run services.email
       amqpjobs run services.email services.images --concurrency 50
       amqpjobs run services.email --queue bulk
+      amqpjobs run services.email --processes 4 --max-memory 512M --max-jobs 100000
+      amqpjobs run services.email --drain-timeout 300
+      amqpjobs run services.email --burst            in a cron job or in CI
     """
-    set_up_logging(load_settings())
+    settings = load_settings()
+    count = processes or settings.worker_processes
+    if count is not None and supervised is None:
+        return supervise(count, settings, settings.grace if drain_timeout is None else drain_timeout)
+    link = None if supervised is None else Supervised(*supervised)
+    set_up_logging(settings, worker=None if link is None else link.number)
     apps = load_apps(targets)
     if queues and len(apps) > 1:
         raise click.UsageError("--queue names queues of one service; run each TARGET in a process of its own.")
-    workers = [Worker(app, concurrency=concurrency, queues=queues or None, strict=strict) for app in apps]
-    cut_short = run_async(work(apps, workers))
+    for app in apps:
+        log_events(app.events)
+    workers = [
+        Worker(app, concurrency=concurrency, queues=queues or None, strict=strict, grace=drain_timeout) for app in apps
+    ]
+    limits = Limits(max_jobs or settings.max_jobs, max_memory or settings.max_memory, burst)
+    cut_short = run_async(Shift(workers, apps[0].clock, limits, link).run())
     return UNCLEAN if cut_short else 0
 
 
-async def work(apps: Sequence[App[Any]], workers: Sequence[Worker]) -> int:
-    """Run the workers until a signal; how many jobs were cut short."""
-    for app in apps:
-        log_events(app.events)
-    asked = asyncio.Event()
-
-    def stop() -> None:
-        asked.set()
-        for worker in workers:
-            worker.stop()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    async with AsyncExitStack() as stack:
-        entering = asyncio.ensure_future(_enter_all(stack, workers))
-        stopping = asyncio.ensure_future(asked.wait())
-        await asyncio.wait([entering, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not entering.done():  # a signal while the broker was still waited for
-            entering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await entering
-        else:
-            await entering
-            await stopping
-        stopping.cancel()
-        await asyncio.gather(*(worker.drain() for worker in workers))
-    return sum(worker.cancelled for worker in workers)
+def supervise(count: int, settings: Settings, grace: float) -> int:
+    """Have processes work that get the same arguments as we; the exit code. No service is imported here."""
+    set_up_logging(settings)
+    events = Events()
+    log_events(events)
+    supervisor = Supervisor(
+        _command_of,
+        count=count,
+        clock=SystemClock(),
+        events=events,
+        grace=grace,
+        hopeless=frozenset({USAGE, IMPORT, TOPOLOGY}),
+        unclean=UNCLEAN,
+    )
+    return run_async(supervisor.run())
 
 
-async def _enter_all(stack: AsyncExitStack, workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        await stack.enter_async_context(worker)
+def _command_of(number: int, fd: int) -> list[str]:
+    return [*interpreter(), "run", "--supervised", str(fd), str(number), *sys.argv[2:]]

@@ -210,7 +210,7 @@ class Child:
                     _log.error("A process for handlers did not end well", exc_info=error_of(head))
 
     def _death(self, code: int) -> ProcessDiedError:
-        how = _told(code)
+        how = how_ended(code)
         if self._has_taken:
             return ProcessDiedError(f"The process of this job {how}.")
         return NotTakenError(f"A process for handlers {how} before it took a job.")
@@ -221,7 +221,8 @@ def _kill_session(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _told(code: int) -> str:
+def how_ended(code: int) -> str:
+    """An exit code, or the signal it stands for, in words."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -23,6 +23,7 @@ from amqpjobs.codec import decode
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError, TooLargeError, UnreadableError
 from amqpjobs.events import (
+    Events,
     JobEnded,
     MessageDied,
     WorkerStarted,
@@ -81,7 +82,7 @@ class Worker:
     Entering connects, declares and consumes; it raises BrokerError when a login, a
     permission or the topology is refused, and with the default URL also when no broker
     answers. Any other broker that is away is waited for. Leaving drains: what has not
-    started is handed back, what runs may finish within `grace` seconds.
+    started is handed back, what runs may finish within `grace` seconds (default: the setting).
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Worker:
         concurrency: int | None = None,
         queues: Sequence[str] | None = None,
         strict: bool = False,
+        grace: float | None = None,
     ) -> None:
         self._app = app
         self._settings = app.settings
+        self._grace = app.settings.grace if grace is None else grace
         self._concurrency = concurrency or app.settings.concurrency
         self._queues = _chosen(app, queues)
         self._slots = Slots(self._concurrency, self._queues, strict=strict)
@@ -130,6 +133,21 @@ class Worker:
     def running(self) -> int:
         """Jobs in slots."""
         return len(self._runs)
+
+    @property
+    def events(self) -> Events:
+        """What happens here; the app's own."""
+        return self._app.events
+
+    async def left(self) -> int:
+        """How many jobs wait in its queues for anybody, and wait or run here. Delayed ones do not count.
+
+        Waits while the broker is away; raises BrokerError, or the client library's error, when it goes away.
+        """
+        session = await self._publishing.session()
+        queues = [self._app.topology.work_queue(queue.name) for queue in self._queues]
+        ready = [await self._declarer.count(session, queue) or 0 for queue in queues]
+        return sum(ready) + self._slots.waiting + len(self._runs)
 
     async def __aenter__(self) -> Self:
         app = self._app
@@ -207,7 +225,7 @@ class Worker:
         for delivery in waiting:
             await self._settler.settle(delivery, None, Returned())
         self._app.events.emit(WorkerStopping(len(self._runs), len(waiting)))
-        await self._wait_for_runs(self._settings.grace)
+        await self._wait_for_runs(self._grace)
         self._cut_short()
         await self._wait_for_runs(LAST_WORDS)
 
@@ -253,7 +271,7 @@ class Worker:
         self._start_what_fits()
 
     def _start_what_fits(self) -> None:
-        while not self._is_stopping and (load := self._slots.take()) is not None:
+        while not self._stop_asked.is_set() and not self._is_stopping and (load := self._slots.take()) is not None:
             for run in self._runs_of(load):
                 self._runs.add(run)
                 run.task = asyncio.create_task(self._work(run))

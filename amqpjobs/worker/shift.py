@@ -1,0 +1,108 @@
+"""A shift: the workers of one process, from their start to their stop.
+
+Who may ask for the stop: a signal, a limit of the process, the end of its supervisor. Only a
+second signal hurries, and the supervisor's end after some seconds.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from amqpjobs.clock import Clock
+from amqpjobs.events import LimitReached
+from amqpjobs.worker.ending import Ending, Limits
+from amqpjobs.worker.supervised import CUT_SHORT_AFTER, Supervised
+from amqpjobs.worker.worker import Worker
+
+
+class Shift:
+    """Runs workers side by side until something asks them to stop."""
+
+    def __init__(
+        self, workers: Sequence[Worker], clock: Clock, limits: Limits, supervised: Supervised | None = None
+    ) -> None:
+        self._workers = workers
+        self._clock = clock
+        self._ending = Ending(limits, workers, clock, self._reached)
+        self._supervised = supervised
+        self._asked = asyncio.Event()
+        self._is_signalled = False
+
+    async def run(self) -> int:
+        """How many jobs were cut short. Raises what a worker's start raises."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        watching = asyncio.create_task(self._watch_supervisor())
+        try:
+            async with AsyncExitStack() as stack:
+                if await self._has_entered(stack):
+                    await self._work()
+                await asyncio.gather(*(worker.drain() for worker in self._workers))
+        finally:
+            watching.cancel()
+        return sum(worker.cancelled for worker in self._workers)
+
+    def drain(self) -> None:
+        """Ask for a clean stop."""
+        if not self._asked.is_set():
+            self._asked.set()
+            self._tell_workers()
+
+    def hurry(self) -> None:
+        """Ask for a stop that cuts short what runs."""
+        self.drain()
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def _signalled(self) -> None:
+        # A limit may have asked before: the first signal after it is still the first one.
+        if self._is_signalled:
+            self.hurry()
+        self._is_signalled = True
+        self.drain()
+
+    async def _has_entered(self, stack: AsyncExitStack) -> bool:
+        """Enter the workers; False when it was to stop while the broker was still waited for."""
+        entering = asyncio.ensure_future(self._enter_all(stack))
+        stopping = asyncio.ensure_future(self._asked.wait())
+        await asyncio.wait([entering, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if entering.done():
+            await entering
+            return True
+        entering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await entering
+        return False
+
+    async def _enter_all(self, stack: AsyncExitStack) -> None:
+        for worker in self._workers:
+            await stack.enter_async_context(worker)
+
+    async def _work(self) -> None:
+        if self._supervised is not None:
+            self._supervised.say_ready()
+        watching = asyncio.ensure_future(self._ending.watch())
+        await self._asked.wait()
+        watching.cancel()
+
+    def _reached(self, limit: LimitReached) -> None:
+        if self._asked.is_set():
+            return
+        self._workers[0].events.emit(limit)
+        if limit.limit == "burst" and self._supervised is not None:
+            self._supervised.say_done()
+        self.drain()
+
+    async def _watch_supervisor(self) -> None:
+        if self._supervised is not None:
+            await self._supervised.gone()
+            self.drain()
+            await self._clock.sleep(CUT_SHORT_AFTER)
+            self.hurry()
