@@ -1,7 +1,7 @@
 """A shift: the workers of one process, from their start to their stop.
 
 Who may ask for the stop: a signal, a limit of the process, the end of its supervisor. Only a
-second signal hurries, and the supervisor's end after some seconds.
+second signal hurries, or a word of the supervisor's, and some seconds after its end.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from amqpjobs.clock import Clock
 from amqpjobs.events import LimitReached
 from amqpjobs.worker.ending import Ending, Limits
-from amqpjobs.worker.supervised import CUT_SHORT_AFTER, Supervised
+from amqpjobs.worker.supervised import CUT_SHORT_AFTER, HURRY, Supervised
 from amqpjobs.worker.worker import Worker
 
 
@@ -28,6 +28,7 @@ class Shift:
         self._ending = Ending(limits, workers, clock, self._reached)
         self._supervised = supervised
         self._asked = asyncio.Event()
+        self._is_alone = asyncio.Event()
         self._is_signalled = False
 
     async def run(self) -> int:
@@ -35,7 +36,9 @@ class Shift:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        watching = asyncio.create_task(self._watch_supervisor())
+        watching = asyncio.create_task(self._outlive_supervisor())
+        if self._supervised is not None:
+            self._supervised.listen(self._told)
         try:
             async with AsyncExitStack() as stack:
                 if await self._has_entered(stack):
@@ -43,6 +46,9 @@ class Shift:
                 await asyncio.gather(*(worker.drain() for worker in self._workers))
         finally:
             watching.cancel()
+            if self._supervised is not None:  # all is settled: a signal that comes now must not look like a crash
+                loop.remove_signal_handler(signal.SIGTERM)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return sum(worker.cancelled for worker in self._workers)
 
     def drain(self) -> None:
@@ -62,7 +68,7 @@ class Shift:
 
     def _signalled(self) -> None:
         # A limit may have asked before: the first signal after it is still the first one.
-        if self._is_signalled:
+        if self._is_signalled and self._supervised is None:
             self.hurry()
         self._is_signalled = True
         self.drain()
@@ -100,9 +106,16 @@ class Shift:
             self._supervised.say_done()
         self.drain()
 
-    async def _watch_supervisor(self) -> None:
-        if self._supervised is not None:
-            await self._supervised.gone()
-            self.drain()
-            await self._clock.sleep(CUT_SHORT_AFTER)
+    def _told(self, word: str) -> None:
+        """What the supervisor says."""
+        if word == HURRY:
             self.hurry()
+        else:
+            self._is_alone.set()
+
+    async def _outlive_supervisor(self) -> None:
+        """Once it is gone: drain, then hurry."""
+        await self._is_alone.wait()
+        self.drain()
+        await self._clock.sleep(CUT_SHORT_AFTER)
+        self.hurry()

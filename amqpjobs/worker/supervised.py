@@ -1,8 +1,9 @@
 """A worker process, as seen from itself: it tells its supervisor how it is, and outlives it by seconds only.
 
-The supervisor says nothing on the socket between them; that its end closes is the message. A
-thread waits for that, whatever the event loop does, and gives the process a few seconds to
-hand back its jobs. Where not even that thread can run, because C code keeps Python's lock, Linux
+A signal only ever asks it to drain, since a service manager may send one to all processes at
+once; what hurries it is a word of the supervisor's on the socket between them. When that closes,
+the supervisor is gone: a thread sees it, whatever the event loop does, and gives the process a
+few seconds to hand back its jobs. Where not even that thread can run, because C code keeps Python's lock, Linux
 ends the process.
 """
 
@@ -14,7 +15,10 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
+#: What is heard from the supervisor: it is in a hurry, or it is no more.
+HURRY, GONE = "hurry", "gone"
 #: Seconds after the supervisor's end: what runs may finish, then it is cut short, then we are killed.
 CUT_SHORT_AFTER, KILLED_AFTER = 4.0, 6.0
 #: Seconds by which the kernel's alarm comes after that; whole ones.
@@ -32,9 +36,10 @@ class Supervised:
         self.number = number
         self._socket = socket.socket(fileno=fd)
         self._lock = threading.Lock()
-        self._is_gone = False
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._heard: list[str] = []
+        self._listener: tuple[asyncio.AbstractEventLoop, Callable[[str], None]] | None = None
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # meant for the supervisor; not ignored, as programs inherit that
         if sys.platform == "linux":
             _set_off_alarm_with(signal.SIGQUIT)
         threading.Thread(target=self._watch, name="amqpjobs-supervisor", daemon=True).start()
@@ -47,14 +52,13 @@ class Supervised:
         """Nothing is left to do: nobody is to take our place."""
         self._say(b"done\n")
 
-    async def gone(self) -> None:
-        """Wait until the supervisor is no more."""
-        told = asyncio.Event()
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call it in this event loop with HURRY and GONE, also if they were heard before."""
+        loop = asyncio.get_running_loop()
         with self._lock:
-            self._waiting.append((asyncio.get_running_loop(), told))
-            if self._is_gone:
-                told.set()
-        await told.wait()
+            self._listener = loop, listener
+            for word in self._heard:
+                loop.call_soon(listener, word)
 
     def _say(self, words: bytes) -> None:
         with contextlib.suppress(OSError):  # it is gone, and the thread knows
@@ -63,17 +67,21 @@ class Supervised:
     def _watch(self) -> None:
         with contextlib.suppress(OSError):
             while self._socket.recv(64):
-                pass
-        with self._lock:
-            self._is_gone = True
-            for loop, told in self._waiting:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: we are at the end
-                    loop.call_soon_threadsafe(told.set)
+                self._hear(HURRY)
+        self._hear(GONE)
         pause = threading.Event()
         pause.wait(_NOTICE)
         signal.alarm(_ALARM)
         pause.wait(KILLED_AFTER - _NOTICE)
         os.killpg(0, signal.SIGKILL)  # and what handlers have started: we lead a session of our own
+
+    def _hear(self, word: str) -> None:
+        with self._lock:
+            self._heard.append(word)
+            if self._listener is not None:
+                loop, listener = self._listener
+                with contextlib.suppress(RuntimeError):  # the loop is closed: we are at the end
+                    loop.call_soon_threadsafe(listener, word)
 
 
 def _set_off_alarm_with(number: signal.Signals) -> None:

@@ -52,7 +52,9 @@ def interpreter() -> list[str]:
 class Member:
     """One worker process."""
 
-    def __init__(self, number: int, process: Process, clock: Clock) -> None:
+    def __init__(
+        self, number: int, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: Clock
+    ) -> None:
         self.number = number
         self.pid = process.pid
         self.ready = asyncio.Event()
@@ -61,6 +63,8 @@ class Member:
         self.is_done = False
         self.is_asked = False
         self._process = process
+        self._reader = reader
+        self._writer = writer
         self._clock = clock
         self._ready_at = 0.0
 
@@ -69,14 +73,15 @@ class Member:
         """Seconds since it said that it consumes."""
         return self._clock.monotonic() - self._ready_at if self.ready.is_set() else 0.0
 
-    async def ended(self, reader: asyncio.StreamReader) -> int:
+    async def ended(self) -> int:
         """Its exit code, when all that it had to say is heard."""
-        hearing = asyncio.create_task(self._hear(reader))
+        hearing = asyncio.create_task(self._hear())
         code = await self._process.wait()
         with contextlib.suppress(TimeoutError):  # a handler's fork may hold the socket open
             async with self._clock.timeout(1):
                 await asyncio.wait([hearing])
         hearing.cancel()
+        self._writer.close()
         return code
 
     def ask(self) -> None:
@@ -88,7 +93,8 @@ class Member:
     def hurry(self) -> None:
         """Let it cut short what runs."""
         self.ask()
-        self._send(signal.SIGTERM)
+        if not self._writer.is_closing():
+            self._writer.write(b"hurry\n")
 
     def kill(self) -> None:
         """With what its handlers have started."""
@@ -100,9 +106,9 @@ class Member:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def _hear(self, reader: asyncio.StreamReader) -> None:
+    async def _hear(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while line := await reader.readline():
+            while line := await self._reader.readline():
                 if line == b"ready\n":
                     self._ready_at = self._clock.monotonic()
                     self.ready.set()
@@ -148,7 +154,8 @@ class Supervisor:
         self._places = [Place(number) for number in range(1, count + 1)]
         self._alive: set[Member] = set()
         self._tasks: asyncio.TaskGroup | None = None
-        self._has_begun = False
+        #: Whether one of its processes has consumed.
+        self.has_begun = False
         self._may_follow = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
@@ -238,10 +245,10 @@ class Supervisor:
             return None
         finally:
             theirs.close()
-        member = Member(place.number, process, self._clock)
+        member = Member(place.number, process, reader, writer, self._clock)
         self._alive.add(member)
         self._events.emit(ProcessStarted(member.number, member.pid))
-        self._tasks.create_task(self._attend(place, member, reader, writer))
+        self._tasks.create_task(self._attend(place, member))
         self._tasks.create_task(self._await_ready(member))
         if self._stop_asked.is_set():
             member.ask()
@@ -250,15 +257,12 @@ class Supervisor:
     async def _await_ready(self, member: Member) -> None:
         await _first_of(member.ready, member.over)
         if member.ready.is_set():
-            self._has_begun = True
+            self.has_begun = True
             self._may_follow.set()
 
-    async def _attend(
-        self, place: Place, member: Member, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _attend(self, place: Place, member: Member) -> None:
         """Wait for its end, and draw the conclusions."""
-        code = await member.ended(reader)
-        writer.close()
+        code = await member.ended()
         self._alive.discard(member)
         consumed = member.consumed
         self._judge(member, code)
@@ -280,7 +284,7 @@ class Supervisor:
             self._code = self._unclean
         elif member.is_asked and code > 0:
             self._code = self._code or code
-        elif code in self._hopeless and not self._has_begun and not self._stop_asked.is_set():
+        elif code in self._hopeless and not self.has_begun and not self._stop_asked.is_set():
             self._code = code
             self.stop("the first process could not start")
 

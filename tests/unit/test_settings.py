@@ -13,6 +13,7 @@ from amqpjobs.settings import (
     load_settings,
     log_level_number,
     masked,
+    size_of,
     split_urls,
     wants_readable_logs,
 )
@@ -231,3 +232,25 @@ def test_logs_are_for_people_when_asked_or_on_a_terminal() -> None:
 
 def test_log_levels_are_those_of_the_logging_module() -> None:
     assert log_level_number("WARNING") == 30
+
+
+def test_sizes_have_units_of_1024() -> None:
+    sizes = {"1": 1, "65536": 65536, "1K": 1024, "512M": 2**29, "512 MiB": 2**29, " 1.5g ": 3 * 2**29, "2TB": 2**41}
+
+    assert {text: size_of(text) for text in sizes} == sizes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "0", "12 apples", "1e9", "5X", "1,5G"])
+def test_what_is_no_size_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="512M"):
+        size_of(text)
+    monkeypatch.setenv("AMQPJOBS_MAX_MEMORY", text)
+    with pytest.raises(SettingsError, match="AMQPJOBS_MAX_MEMORY"):
+        load_settings()
+
+
+def test_a_memory_limit_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMQPJOBS_MAX_MEMORY", "512M")
+
+    assert load_settings().max_memory == 2**29
+    assert load_settings(max_memory=7).max_memory == 7
