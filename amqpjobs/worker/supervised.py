@@ -39,7 +39,7 @@ class Supervised:
         self._heard: list[str] = []
         self._listener: tuple[asyncio.AbstractEventLoop, Callable[[str], None]] | None = None
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, lambda *_: None)  # meant for the supervisor; not ignored, as programs inherit that
+        signal.signal(signal.SIGHUP, _let_pass)
         if sys.platform == "linux":
             _set_off_alarm_with(signal.SIGQUIT)
         threading.Thread(target=self._watch, name="amqpjobs-supervisor", daemon=True).start()
@@ -82,6 +82,10 @@ class Supervised:
                 loop, listener = self._listener
                 with contextlib.suppress(RuntimeError):  # the loop is closed: we are at the end
                     loop.call_soon_threadsafe(listener, word)
+
+
+def _let_pass(number: int, frame: object) -> None:
+    """SIGHUP is meant for the supervisor. Not ignored, since programs that a handler starts would inherit that."""
 
 
 def _set_off_alarm_with(number: signal.Signals) -> None:

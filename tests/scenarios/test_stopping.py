@@ -66,11 +66,14 @@ async def test_what_does_not_end_within_the_drain_timeout_is_cut_short_and_runs_
 async def test_after_max_jobs_a_process_stops_and_leaves_the_others(service: Service) -> None:
     with service.type("amqpjobs run shop -c 1 --max-jobs 3") as worker:
         assert worker.shows(READY)
-        await service.send(*range(8))
+        await service.send(0, do="wait")
+        await service.send(*range(1, 8))
+        await service.broker.await_count(service.queue, 0)  # it holds them all
+
+        service.let_go()
 
         assert worker.end() == 0, worker.text
-
-    assert service.noted("end") == [0, 1, 2]
+    assert service.noted("start") == service.noted("end") == [0, 1, 2]
     await service.broker.await_count(service.queue, 5)
     assert [line["value"] for line in lines_of(worker, "a limit is reached")] == [3]
 

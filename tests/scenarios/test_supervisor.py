@@ -6,7 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -192,7 +192,7 @@ async def test_processes_of_handlers_do_not_outlive_a_killed_supervisor(service:
 
 
 @contextmanager
-def on_a_terminal(service: Service, command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def on_a_terminal(service: Service, command: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
     """The command as the leader of a terminal of its own, and that terminal's other end."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
