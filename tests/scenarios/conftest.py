@@ -10,6 +10,7 @@ import pytest
 from tests.support.apps import Bench
 from tests.support.broker import Broker, plain_client
 from tests.support.rabbitmq import Node
+from tests.support.service import Service
 from tests.support.shop import Shop
 
 BenchOn = Callable[[Node], AbstractAsyncContextManager[Bench]]
@@ -41,6 +42,16 @@ async def shop(url: str, unique: Callable[[], str], tmp_path: Path, broker: Brok
     for name in (shop.name, f"{shop.name}-old"):
         await broker.delete_queue(f"tests.queue.{name}")
         await broker.delete_queue(f"tests.dead.{name}")
+
+
+@pytest.fixture
+async def service(url: str, unique: Callable[[], str], tmp_path: Path) -> AsyncGenerator[Service]:
+    """A service to run by `amqpjobs run`, in a folder of its own; its queues are removed afterwards."""
+    name = unique()
+    async with plain_client(url) as broker:
+        yield Service(name, tmp_path, url, broker)
+        for queue in (f"tests.queue.{name}", f"tests.dead.{name}"):
+            await broker.delete_queue(queue)
 
 
 async def control(node: Node, *arguments: str) -> str:

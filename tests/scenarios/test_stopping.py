@@ -1,24 +1,10 @@
 """How a worker process stops: asked to, or by itself, and what becomes of the jobs it holds."""
 
 import signal
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 
-import pytest
-
-from tests.support.broker import plain_client
 from tests.support.service import Service, lines_of, until
 
 READY = '"message":"working"'
-
-
-@pytest.fixture
-async def service(url: str, unique: Callable[[], str], tmp_path: Path) -> AsyncGenerator[Service]:
-    name = unique()
-    async with plain_client(url) as broker:
-        yield Service(name, tmp_path, url, broker)
-        for queue in (f"tests.queue.{name}", f"tests.dead.{name}"):
-            await broker.delete_queue(queue)
 
 
 async def test_on_sigterm_what_runs_ends_here_and_what_waits_runs_elsewhere(service: Service) -> None:

@@ -6,9 +6,8 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from amqpjobs.clock import SystemClock
 from amqpjobs.events import Events, ProcessEnded, ProcessStarted
 from amqpjobs.worker.supervisor import Command, Supervisor
 from tests.support.apps import watch
-from tests.support.broker import PATIENCE, plain_client
+from tests.support.broker import PATIENCE
 from tests.support.service import Service, is_alive, lines_of, until
 from tests.support.terminal import Terminal
 
@@ -30,15 +29,6 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-
-
-@pytest.fixture
-async def service(url: str, unique: Callable[[], str], tmp_path: Path) -> AsyncGenerator[Service]:
-    name = unique()
-    async with plain_client(url) as broker:
-        yield Service(name, tmp_path, url, broker)
-        for queue in (f"tests.queue.{name}", f"tests.dead.{name}"):
-            await broker.delete_queue(queue)
 
 
 def pids_of(supervisor: Terminal) -> list[int]:
@@ -84,7 +74,7 @@ async def test_a_killed_process_is_replaced_and_sigterm_drains_all(service: Serv
 
 
 async def test_a_second_signal_cuts_short_in_all_processes_and_shows_in_the_exit_code(service: Service) -> None:
-    with service.type("amqpjobs run shop --processes 2 -c 1") as supervisor:
+    with service.type("amqpjobs run shop --processes 2 -c 1 --drain-timeout 600") as supervisor:
         await works(supervisor, 2)
         await service.send(0, 1, do="wait")
         await service.until_noted("start", 0, 1)
@@ -223,7 +213,7 @@ def read_until(terminal: int, words: str, times: int = 1) -> str:
 async def test_ctrl_c_in_a_terminal_reaches_the_processes_as_often_as_it_is_typed(
     service: Service, keys: str, code: int
 ) -> None:
-    with on_a_terminal(service, "amqpjobs run shop --processes 2") as (supervisor, terminal):
+    with on_a_terminal(service, "amqpjobs run shop --processes 2 --drain-timeout 600") as (supervisor, terminal):
         await asyncio.to_thread(read_until, terminal, WORKING, 2)
         await service.send(0, do="wait")
         await service.until_noted("start", 0)
@@ -319,7 +309,7 @@ async def test_a_process_that_ends_young_again_and_again_is_replaced_ever_later(
     await ended.until(3)
     supervisor.stop()
 
-    assert await running == 0
+    assert await asyncio.wait_for(running, PATIENCE) == 0
     assert [event.pause for event in ended] == [0.5, 1.0, 2.0]
     assert len(started) == 3
 
@@ -339,7 +329,10 @@ async def test_the_others_wait_until_the_first_process_consumes() -> None:
 
     assert only == [1]
     assert sorted(event.number for event in started) == [1, 2, 3]
-    assert await running in (0, 6)  # those that were ready, and knew no SIGTERM, were cut short
+    assert await asyncio.wait_for(running, PATIENCE) in (
+        0,
+        6,
+    )  # those that were ready, and knew no SIGTERM, were cut short
 
 
 async def test_a_process_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,5 +348,5 @@ async def test_a_process_that_does_not_stop_is_killed(monkeypatch: pytest.Monkey
 
     supervisor.stop()
 
-    assert await running == 6
+    assert await asyncio.wait_for(running, PATIENCE) == 6
     assert ended[0].code == -signal.SIGKILL
