@@ -50,6 +50,11 @@ class Batches:
         self._on_ready = on_ready
         self._open: dict[tuple[str, str], Pack] = {}
 
+    @property
+    def collecting(self) -> int:
+        """Deliveries whose batch is not ready yet."""
+        return sum(len(pack.deliveries) for pack in self._open.values() if not pack.is_ready)
+
     def add(self, delivery: Delivery) -> bool:
         """Collect it. False: its handler, if there is one, takes no batches."""
         handler = self._registry.get(delivery.properties.kind or "")

@@ -147,7 +147,7 @@ class Worker:
         session = await self._publishing.session()
         queues = [self._app.topology.work_queue(queue.name) for queue in self._queues]
         ready = [await self._declarer.count(session, queue) or 0 for queue in queues]
-        return sum(ready) + self._slots.waiting + len(self._runs)
+        return sum(ready) + self._batches.collecting + self._slots.waiting + len(self._runs)
 
     async def __aenter__(self) -> Self:
         app = self._app

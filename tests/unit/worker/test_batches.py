@@ -104,6 +104,14 @@ async def test_a_ready_pack_goes_on_filling_until_it_has_a_slot(bench: Bench) ->
     assert [each.tag for each in bench.batches.empty()] == [2]
 
 
+async def test_only_what_is_not_ready_counts_as_collecting(bench: Bench) -> None:
+    bench.add("row")
+    before = bench.batches.collecting
+    await bench.clock.advance(5)
+
+    assert (before, bench.batches.collecting) == (1, 0)
+
+
 async def test_a_ready_pack_that_fills_up_is_not_ready_twice(bench: Bench) -> None:
     bench.add("row")
     await bench.clock.advance(5)
