@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     concurrency: int = Field(default=10, ge=1, le=10_000)
     #: Processes for handlers with run_in="process"; None: as many as there are CPUs for us.
     processes: int | None = Field(default=None, ge=1, le=10_000)
+    #: Whether jobs that may have killed a worker run in processes apart until it is known.
+    quarantine: bool = True
     max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
     timeout: float = Field(default=300.0, gt=0)

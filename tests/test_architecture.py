@@ -72,6 +72,8 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "worker.process",
         "worker.processes",
         "worker.execution",
+        "worker.suspicion",
+        "worker.quarantine",
         "worker.child",
         "worker.settle",
         "worker.running",

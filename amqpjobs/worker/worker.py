@@ -37,11 +37,13 @@ from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Queue
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.execution import Execution
-from amqpjobs.worker.introduction import refuse_while_a_child_starts
+from amqpjobs.worker.introduction import introduction, refuse_while_a_child_starts
 from amqpjobs.worker.parked import Parked
 from amqpjobs.worker.processes import Processes
-from amqpjobs.worker.running import Run, Slots
+from amqpjobs.worker.quarantine import Quarantine
+from amqpjobs.worker.running import Pauses, Run, Slots
 from amqpjobs.worker.settle import Settler
+from amqpjobs.worker.suspicion import Suspicion, pause_before
 from amqpjobs.worker.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -95,7 +97,10 @@ class Worker:
         self._concurrency = concurrency or app.settings.concurrency
         self._queues = _chosen(app, queues)
         self._slots = Slots(self._concurrency, self._queues, strict=strict)
+        self._pauses = Pauses(app.clock)
         self._runs: set[Run] = set()
+        self._suspicion = Suspicion()
+        self._quarantine: Quarantine | None = None
         self._consumers: list[Consumer] = []
         self._threads = Threads()
         self._declarer = Declarer(app.topology, app.events)
@@ -161,6 +166,17 @@ class Worker:
                 middlewares=app.run_middlewares,
                 processes=processes,
             )
+            self._quarantine = await stack.enter_async_context(
+                Quarantine(
+                    app=app,
+                    registry=app.registry,
+                    settings=app.settings,
+                    clock=app.clock,
+                    events=app.events,
+                    execution=self._execution,
+                    suspicion=self._suspicion,
+                )
+            )
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
@@ -199,7 +215,7 @@ class Worker:
         self._is_stopping = True
         await self._cancel_consumers()
         await self._app.clock.sleep(0)  # the library hands on what came before the cancel-ok
-        waiting = self._slots.empty()
+        waiting = self._slots.empty() + self._pauses.empty()
         for delivery in waiting:
             await self._settler.settle(delivery, None, Returned())
         self._app.events.emit(WorkerStopping(len(self._runs), len(waiting)))
@@ -211,7 +227,7 @@ class Worker:
         app = self._app
         if all(handler.run_in != "process" for handler in app.registry.handlers):
             return None
-        return Processes(app=app, registry=app.registry, settings=app.settings, clock=app.clock)
+        return Processes(introduction(app, app.registry), settings=app.settings, clock=app.clock)
 
     # Consuming
 
@@ -219,7 +235,7 @@ class Worker:
         """What each new session needs: our queues, just our bindings, our consumers."""
         if self._is_stopping:
             return
-        self._slots.drop_lost()
+        self._pardon_lost()
         await self._declarer.prepare(session, self._plan(), declares=self._settings.declare)
         with told_of_consuming():
             self._consumers = [
@@ -240,8 +256,22 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
+        if delivery.redelivered and (pause := pause_before(self._suspicion.against(delivery))):
+            self._pauses.hold(delivery, pause, self._admit)
+        else:
+            self._admit(delivery)
+
+    def _admit(self, delivery: Delivery) -> None:
         self._slots.add(delivery)
         self._start_what_fits()
+
+    def _pardon_lost(self) -> None:
+        """What we held when a connection went comes back, and has killed nobody."""
+        lost = [run for run in self._runs if not (run.is_lost or run.delivery.settler.is_open)]
+        for run in lost:
+            run.is_lost = True
+        held = [run.delivery for run in lost]
+        self._suspicion.pardon(held + self._slots.drop_lost() + self._pauses.drop_lost())
 
     def _start_what_fits(self) -> None:
         while not self._is_stopping and (delivery := self._slots.take()) is not None:
@@ -259,6 +289,8 @@ class Worker:
             run.is_settling = True
             if await self._settler.settle(run.delivery, run.envelope, outcome):
                 self._tell(run, outcome, seconds)
+            else:
+                self._pardon_lost()
         except Exception:
             # Nothing above may raise; if it does, the message stays unacked and comes again
             # with the next connection.
@@ -272,10 +304,14 @@ class Worker:
 
     async def _outcome(self, run: Run) -> Outcome:
         assert self._execution is not None
+        assert self._quarantine is not None
         try:
             run.envelope = decode(run.delivery)
             if len(run.delivery.body) > self._settings.max_body:
                 return Dead(DeadReason.TOO_LARGE, _too_large(run.delivery, self._settings))
+            if run.delivery.redelivered or run.envelope.crashes:
+                run.envelope, outcome = await self._quarantine.run(run.delivery, run.envelope)
+                return outcome
             return await self._execution.run(run.envelope)
         except UnreadableError as error:
             return Dead(DeadReason.UNREADABLE, error)
