@@ -63,7 +63,8 @@ def _told(place: str, handlers: Sequence[Handler], main: Mapping[str, object], *
 
 def place_of(app: object, modules: Iterable[str]) -> str:
     """`module:attribute`, where a fresh process finds this very app again. Raises DefinitionError."""
-    loaded = sorted(sys.modules, key="__main__".__eq__)  # a script itself only when nothing else has it
+    # A script itself only when nothing else has it, and not by the second name that multiprocessing gives it.
+    loaded = sorted((name for name in sys.modules if name != "__mp_main__"), key="__main__".__eq__)
     for name in (*modules, *loaded):
         for attribute, value in _contents(sys.modules.get(name)):
             if value is app:

@@ -23,6 +23,8 @@ LONGEST_PAUSE = 60.0
 REMEMBERED = 10_000
 #: Seconds a job waits at least after its n-th crash: 1, 2, 4 … 60.
 LONGEST_BACKOFF = 60.0
+#: As many crashes as the wire can say.
+MOST_CRASHES = 2**31 - 1
 
 
 def returns_of(delivery: Delivery) -> int:
@@ -80,7 +82,7 @@ def given_up(returns: int) -> Dead | None:
 
 def convicted(envelope: Envelope, runs: int) -> Envelope:
     """After so many runs that ended with their process; the last of them is not yet counted as an attempt."""
-    return envelope.evolve(attempt=envelope.attempt + runs - 1, crashes=envelope.crashes + runs)
+    return envelope.evolve(attempt=envelope.attempt + runs - 1, crashes=min(envelope.crashes + runs, MOST_CRASHES))
 
 
 def slowed(outcome: Retrying | Dead, crashes: int) -> Retrying | Dead:

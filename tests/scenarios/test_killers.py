@@ -1,5 +1,6 @@
 """Jobs that kill their worker: they end, after as many runs as they may have, and nobody else pays."""
 
+import asyncio
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from tests.support.fleet import Fleet, Ledger
 from tests.support.length import is_full
 
 INNOCENTS, PREFETCH, WORKERS = (500, 50, 3) if is_full() else (60, 20, 2)
-ROLLS = 25 if is_full() else 4
+#: How often two workers are replaced by two new ones.
+ROLLS = 25 if is_full() else 3
 #: What a story may take at full length, on a machine that does other things too.
 LONG = 180.0
 ATTEMPTS = 5 if is_full() else 3
@@ -234,14 +236,14 @@ async def test_a_stopping_worker_hands_suspects_back(scene: Scene) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_rolling_restarts_with_full_prefetch_dead_letter_nothing(scene: Scene, number: signal.Signals) -> None:
-    count = WORKERS * PREFETCH + 10
+    held, more = 2 * PREFETCH, 10
+    count = held + more
 
-    async with scene.fleet(grace=0.1) as fleet:
+    async with scene.fleet(2, grace=0.1) as fleet:
         await scene.enqueue(scene.innocents(count, mark="go"))
         for _ in range(ROLLS):
-            for position in range(WORKERS):
-                await scene.broker.await_count(scene.queue, count - WORKERS * PREFETCH)
-                await fleet.replace(position, number)
+            await scene.broker.await_count(scene.queue, more)
+            await asyncio.gather(*(fleet.replace(position, number) for position in range(2)))
         scene.touch("go")
         await scene.ledger.until_done({f"innocent-{n}" for n in range(count)}, within=LONG)
         await scene.until_empty()

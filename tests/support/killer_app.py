@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from amqpjobs import App, Job, JobContext, Queue, current_context, fixed
+from tests.support.broker import eventually
 
 OPTIONS = "KILLER_APP_OPTIONS"
 options: dict[str, str] = json.loads(os.environ[OPTIONS])
@@ -80,8 +81,8 @@ def die(job: Killer) -> None:
 async def innocent(job: Innocent, ctx: JobContext[None]) -> None:
     note("run", job.name)
     await asyncio.sleep(job.seconds)
-    while job.mark and not (folder / job.mark).exists():
-        await asyncio.sleep(0.02)
+    if job.mark:
+        await eventually(lambda: asyncio.to_thread((folder / job.mark).exists), within=600)
     note("done", job.name)
 
 

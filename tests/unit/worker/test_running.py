@@ -3,7 +3,8 @@ from itertools import pairwise
 
 from amqpjobs.topology import Queue
 from amqpjobs.wire import Delivery
-from amqpjobs.worker.running import Run, Slots
+from amqpjobs.worker.running import Pauses, Run, Slots
+from tests.support.clock import FakeClock
 from tests.unit.making import FakeSettler, delivery
 
 
@@ -100,3 +101,44 @@ def test_a_run_begins_unread_and_unsettled() -> None:
     run = Run(delivery())
 
     assert (run.envelope, run.is_settling, run.task) == (None, False, None)
+
+
+def test_what_was_lost_is_told_once_wherever_it_was_noticed() -> None:
+    slots = Slots(1, [Queue("a")])
+    waiting, passed_over = FakeSettler(), FakeSettler(is_open=False)
+    slots.add(delivery(queue="a", tag=1, settler=passed_over))
+    slots.add(delivery(queue="a", tag=2))
+    slots.add(delivery(queue="a", tag=3, settler=waiting))
+    take(slots, 1)
+    waiting.is_open = False
+
+    lost = slots.drop_lost()
+
+    assert [each.tag for each in lost] == [1, 3]
+    assert slots.drop_lost() == []
+
+
+async def test_a_pause_ends_with_a_call() -> None:
+    clock, ready = FakeClock(), list[Delivery]()
+    pauses = Pauses(clock)
+    pauses.hold(held := delivery(), 5, ready.append)
+
+    await clock.advance(4)
+    before = list(ready)
+    await clock.advance(1)
+
+    assert (before, ready) == ([], [held])
+    assert pauses.empty() == []
+
+
+async def test_what_is_paused_can_be_taken_out_and_is_not_called_any_more() -> None:
+    clock, ready = FakeClock(), list[Delivery]()
+    pauses = Pauses(clock)
+    lost, held = delivery(tag=1, settler=FakeSettler(is_open=False)), delivery(tag=2)
+    for each in (lost, held):
+        pauses.hold(each, 5, ready.append)
+
+    dropped, handed_back = pauses.drop_lost(), pauses.empty()
+    await clock.advance(10)
+
+    assert (dropped, handed_back, ready) == ([lost], [held], [])
