@@ -18,6 +18,7 @@ from tests.support.apps import NAMESPACE, dead_queue, work_queue
 from tests.support.broker import PATIENCE, Broker, Letter, eventually, plain_client
 from tests.support.fleet import Fleet, Ledger
 from tests.support.length import is_full
+from tests.support.proxy import Proxy
 
 INNOCENTS, PREFETCH, WORKERS = (500, 50, 3) if is_full() else (60, 20, 2)
 #: How often two workers are replaced by two new ones.
@@ -38,8 +39,8 @@ class Scene:
         self.folder = folder
         self.ledger = Ledger(folder)
 
-    def fleet(self, count: int = WORKERS, **settings: object) -> Fleet:
-        return Fleet(self._url, self.folder, count, **settings)
+    def fleet(self, count: int = WORKERS, *, through: Proxy | None = None, **settings: object) -> Fleet:
+        return Fleet(self._url if through is None else through.url, self.folder, count, **settings)
 
     @property
     def queue(self) -> str:
@@ -188,7 +189,24 @@ async def test_a_group_killed_from_outside_costs_nobody_an_attempt(scene: Scene)
 
     assert scene.paid() == {}
     assert {len(scene.ledger.runs(name)) for name in names} == {3}  # in the worker, in the group, alone
+    assert all(scene.ledger.runs(name) == scene.ledger.runs(name, "around") for name in names)  # middlewares, too
     assert len({scene.ledger.runs(name)[2] for name in names}) == 8
+
+
+async def test_what_a_worker_held_when_its_own_connection_went_is_no_suspect(scene: Scene, url: str) -> None:
+    names = [f"innocent-{n}" for n in range(5)]
+
+    async with Proxy(url).running() as proxy, scene.fleet(1, through=proxy) as fleet:
+        await scene.enqueue(scene.innocents(5, mark="go"))
+        await scene.ledger.until_run(*names)
+        proxy.cut()
+        await scene.ledger.until_run(*names, count=2)
+        children, pids = fleet.children, fleet.pids
+        scene.touch("go")
+        await scene.until_empty()
+
+    assert children == []
+    assert {pid for name in names for _, pid in scene.ledger.runs(name)} == set(pids)
 
 
 @pytest.mark.slow
@@ -227,11 +245,18 @@ async def test_a_stopping_worker_hands_suspects_back(scene: Scene) -> None:
         os.kill(fleet.pids[0], signal.SIGKILL)
         await scene.ledger.until_run(*(f"innocent-{n}" for n in range(5)), count=2)
         [child] = fleet.children
+        score = first_to_go(child.pid)
     await scene.broker.await_count(scene.queue, 5)
 
+    assert score == "1000\n"
     assert not child.is_running()
     assert scene.ledger.done() == {}
     await scene.dead(0)
+
+
+def first_to_go(pid: int) -> str:
+    """How much Linux prefers a process when memory runs out, 1000 at most."""
+    return Path(f"/proc/{pid}/oom_score_adj").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

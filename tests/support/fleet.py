@@ -113,9 +113,9 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "ledger"
 
-    def runs(self, job: str) -> list[tuple[int, int]]:
+    def runs(self, job: str, what: str = "run") -> list[tuple[int, int]]:
         """Attempt and process of each start of a job."""
-        return [(attempt, pid) for word, name, attempt, pid in self._lines() if (word, name) == ("run", job)]
+        return [(attempt, pid) for word, name, attempt, pid in self._lines() if (word, name) == (what, job)]
 
     def attempts(self) -> dict[str, set[int]]:
         """The attempts each job has seen."""

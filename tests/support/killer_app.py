@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from amqpjobs import App, Job, JobContext, Queue, current_context, fixed
+from amqpjobs.middleware import RunNext
+from amqpjobs.outcome import Outcome
 from tests.support.broker import eventually
 
 OPTIONS = "KILLER_APP_OPTIONS"
@@ -62,6 +64,13 @@ async def lifespan() -> AsyncGenerator[None]:
 
 
 app = App(name, lifespan=lifespan, retry=fixed(0.1), queues=[Queue(name, prefetch=int(options["prefetch"]))])
+
+
+@app.run_middleware
+async def around(context: JobContext[None], proceed: RunNext) -> Outcome:
+    note("around", json.loads(context.envelope.payload)["name"])
+    return await proceed(context)
+
 
 DEATHS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),

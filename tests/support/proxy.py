@@ -1,7 +1,7 @@
 """A proxy that counts AMQP frames in both directions.
 
-It stands between a client and a broker and changes nothing. What crosses it is counted by method, as
-`basic.publish`; other frames count as `header`, `body` and `heartbeat`.
+It stands between a client and a broker and changes nothing, until it is asked to cut. What crosses it
+is counted by method, as `basic.publish`; other frames count as `header`, `body` and `heartbeat`.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class Proxy:
         self._port = 0
         self.to_broker: Counter[str] = Counter()
         self.from_broker: Counter[str] = Counter()
+        self._clients = set[asyncio.StreamWriter]()
 
     @property
     def url(self) -> str:
@@ -76,12 +77,21 @@ class Proxy:
         async with server:
             yield self
 
+    def cut(self) -> None:
+        """Break all connections."""
+        for client in self._clients:
+            client.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._broker.hostname or "localhost", self._broker.port or 5672
         there, onward = await asyncio.open_connection(host, port)
         out = FrameCounter(self.to_broker, has_greeting=True)
         back = FrameCounter(self.from_broker, has_greeting=False)
-        await asyncio.gather(_pump(reader, onward, out), _pump(there, writer, back))
+        self._clients.add(writer)
+        try:
+            await asyncio.gather(_pump(reader, onward, out), _pump(there, writer, back))
+        finally:
+            self._clients.discard(writer)
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, counter: FrameCounter) -> None:
