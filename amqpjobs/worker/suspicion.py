@@ -61,8 +61,8 @@ class Suspicion:
 
 
 def pause_before(returns: int) -> float:
-    """Seconds to wait before what came back so often may run."""
-    if returns < PAUSED_FROM:
+    """Seconds to wait before what came back so often may run; none for what shall not run again."""
+    if not PAUSED_FROM <= returns < MOST_RETURNS:
         return 0.0
     return min(LONGEST_PAUSE, 2.0 ** min(returns - PAUSED_FROM, 16))
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from amqpjobs import Job
+from amqpjobs.worker.suspicion import MOST_RETURNS, PAUSED_FROM
 from tests.support.apps import NAMESPACE, dead_queue, work_queue
 from tests.support.broker import PATIENCE, Broker, Letter, eventually, plain_client
 from tests.support.fleet import Fleet, Ledger
@@ -274,6 +275,36 @@ async def test_rolling_restarts_with_full_prefetch_dead_letter_nothing(scene: Sc
         await scene.until_empty()
         await scene.dead(0)
 
+    assert scene.paid() == {}
+
+
+async def test_what_came_back_far_too_often_is_dead_without_a_run(scene: Scene) -> None:
+    async with scene.fleet(1):
+        pass  # the queue is there
+    await scene.enqueue(scene.innocents(1))
+    await scene.broker.bounce(scene.queue, MOST_RETURNS)
+
+    async with scene.fleet(1):
+        [letter] = await scene.dead()
+
+    assert scene.ledger.runs("innocent-0") == []
+    assert letter.text("amqpjobs-dead-reason") == "attempts_exhausted"
+    assert "came back 100 times" in letter.text("amqpjobs-dead-error")
+
+
+async def test_what_came_back_often_waits_without_a_slot(scene: Scene) -> None:
+    async with scene.fleet(1):
+        pass  # the queue is there
+    await scene.enqueue(scene.innocents(1))
+    await scene.broker.bounce(scene.queue, PAUSED_FROM + 3)  # 8 s
+
+    async with scene.fleet(1, concurrency=1):
+        await scene.enqueue([scene.home.Innocent(name="fresh")])
+        await scene.ledger.until_done({"fresh"}, within=PATIENCE)
+        before = scene.ledger.runs("innocent-0")
+        await scene.ledger.until_done({"innocent-0"}, within=PATIENCE)
+
+    assert before == []
     assert scene.paid() == {}
 
 

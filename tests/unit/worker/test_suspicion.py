@@ -75,7 +75,11 @@ def test_the_oldest_pardons_are_forgotten() -> None:
 
 
 def test_pauses_grow_with_the_returns_up_to_a_minute() -> None:
-    assert [pause_before(returns) for returns in (0, 4, 5, 6, 7, 10, 11, 50, 10**9)] == [0, 0, 1, 2, 4, 32, 60, 60, 60]
+    assert [pause_before(returns) for returns in (0, 4, 5, 6, 7, 10, 11, 99)] == [0, 0, 1, 2, 4, 32, 60, 60]
+
+
+def test_what_shall_not_run_again_need_not_wait_for_that() -> None:
+    assert pause_before(MOST_RETURNS) == 0
 
 
 def test_what_came_back_too_often_is_dead_without_a_run() -> None:
