@@ -129,7 +129,7 @@ async def test_a_job_that_kills_its_worker_ends_after_its_attempts_and_costs_nob
     assert scene.paid() == {}
 
 
-async def test_two_killers_among_innocents_both_end_and_costs_nobody_else_an_attempt(scene: Scene) -> None:
+async def test_two_killers_among_innocents_both_end_and_cost_nobody_else_an_attempt(scene: Scene) -> None:
     innocents = scene.innocents(INNOCENTS, seconds=0.05)
     killers = [scene.home.Killer(name=f"killer-{n}") for n in range(2)]
 
