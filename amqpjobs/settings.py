@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     #: Deadline of one attempt to connect.
     connect_timeout: float = Field(default=5.0, gt=0)
     #: Longest pause between attempts to connect.
-    reconnect_cap: float = Field(default=15.0, gt=0)
+    reconnect_cap: float = Field(default=5.0, gt=0)
     #: A CA file for amqps:// (default: the system's), and a client certificate.
     tls_cafile: Path | None = None
     tls_certfile: Path | None = None

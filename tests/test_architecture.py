@@ -44,6 +44,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "amqp.declare",
         "amqp.publisher",
         "amqp.consumer",
+        "amqp.watchdog",
         "amqp.browse",
         "amqp.lease",
         "amqp.tokens",

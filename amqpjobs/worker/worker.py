@@ -17,6 +17,7 @@ from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.consumer import Consumer, consume
 from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.amqp.watchdog import Watchdog
 from amqpjobs.client import Client
 from amqpjobs.codec import decode
 from amqpjobs.effects import Effect
@@ -40,7 +41,7 @@ from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.introduction import refuse_while_a_child_starts
 from amqpjobs.worker.parked import Parked
 from amqpjobs.worker.processes import Processes
-from amqpjobs.worker.running import Run, Slots
+from amqpjobs.worker.running import Run, Severed, Slots
 from amqpjobs.worker.settle import Settler
 from amqpjobs.worker.threads import Threads
 
@@ -96,6 +97,7 @@ class Worker:
         self._queues = _chosen(app, queues)
         self._slots = Slots(self._concurrency, self._queues, strict=strict)
         self._runs: set[Run] = set()
+        self._severed = Severed(self._concurrency)
         self._consumers: list[Consumer] = []
         self._threads = Threads()
         self._declarer = Declarer(app.topology, app.events)
@@ -163,6 +165,8 @@ class Worker:
             )
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
+            watchdog = Watchdog(self._declarer, app.settings.heartbeat, lambda: self._consumers)
+            stack.push_async_callback(_ended, asyncio.create_task(watchdog.watch()))
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
             stack.push_async_callback(_ended, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()
@@ -220,6 +224,9 @@ class Worker:
         if self._is_stopping:
             return
         self._slots.drop_lost()
+        for run in self._runs:
+            if not run.delivery.settler.is_open:
+                self._severed.add(run)
         await self._declarer.prepare(session, self._plan(), declares=self._settings.declare)
         with told_of_consuming():
             self._consumers = [
@@ -240,8 +247,20 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
-        self._slots.add(delivery)
-        self._start_what_fits()
+        run = self._severed.take(delivery)
+        if run is None or not self._rejoin(run, delivery):
+            self._slots.add(delivery)
+            self._start_what_fits()
+
+    def _rejoin(self, run: Run, delivery: Delivery) -> bool:
+        """A run gets back the delivery that it lost; one that has ended settles it now. False: it was cut short."""
+        if run in self._runs:
+            run.delivery = delivery
+        elif run.outcome is not None:
+            run.delivery = delivery
+            self._runs.add(run)
+            run.task = asyncio.create_task(self._settle_late(run, run.outcome))
+        return run in self._runs
 
     def _start_what_fits(self) -> None:
         while not self._is_stopping and (delivery := self._slots.take()) is not None:
@@ -255,20 +274,42 @@ class Worker:
         clock, started = self._app.clock, self._app.clock.monotonic()
         try:
             outcome = await self._outcome(run)
-            seconds = clock.monotonic() - started
+            run.seconds = clock.monotonic() - started
             run.is_settling = True
-            if await self._settler.settle(run.delivery, run.envelope, outcome):
-                self._tell(run, outcome, seconds)
+            await self._settle(run, outcome)
         except Exception:
             # Nothing above may raise; if it does, the message stays unacked and comes again
             # with the next connection.
             _log.exception("A delivery could not be handled")
         finally:
-            self._runs.discard(run)
             self._slots.release()
-            if not self._runs:
-                self._idle.set()
+            self._forget(run)
             self._start_what_fits()
+
+    async def _settle_late(self, run: Run, outcome: Outcome) -> None:
+        """As `_work`, for a run that had ended, and left its slot, before its delivery came again."""
+        try:
+            await self._settle(run, outcome)
+        except Exception:
+            _log.exception("A delivery could not be handled")
+        finally:
+            self._forget(run)
+
+    async def _settle(self, run: Run, outcome: Outcome) -> None:
+        delivery = None
+        while delivery is not run.delivery:  # else it came again in the meantime
+            delivery = run.delivery
+            if await self._settler.settle(delivery, run.envelope, outcome):
+                self._tell(run, outcome, run.seconds)
+                return
+        if not isinstance(outcome, Returned):  # that one is to be run again
+            run.outcome = outcome
+            self._severed.add(run)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.discard(run)
+        if not self._runs:
+            self._idle.set()
 
     async def _outcome(self, run: Run) -> Outcome:
         assert self._execution is not None

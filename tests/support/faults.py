@@ -18,6 +18,7 @@ from enum import Enum
 from typing import cast
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.support.broker import PATIENCE
 from tests.support.frames import GREETING, Frame, FrameReader, method, short_text
 from tests.support.rabbitmq import HOST, free_ports
 
@@ -54,6 +55,11 @@ class Rule:
     #: Set when it has met the first.
     struck: asyncio.Event = field(default_factory=asyncio.Event)
     _seen: int = 0
+
+    async def met(self) -> None:
+        """Wait until it has met the first."""
+        async with asyncio.timeout(PATIENCE):
+            await self.struck.wait()
 
     def fate_of(self, way: Way, frame: Frame) -> Fate:
         if way is not self.way or frame.name != self.name:
