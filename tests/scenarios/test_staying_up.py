@@ -1,6 +1,7 @@
 """Networks fail in more ways than one, and a worker consumes again by itself after each of them."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -13,9 +14,15 @@ from tests.scenarios.conftest import until_enqueued
 from tests.support.apps import Bench, Note, record, watch, work_queue
 from tests.support.broker import eventually, plain_client
 from tests.support.faults import FaultyProxy, Way
+from tests.support.length import is_full
 
 #: What one look of the watchdog says.
 OPEN_CHANNEL, DECLARE = "method 20.10", "queue.declare"
+
+#: Jobs at once, and seconds each takes.
+PREFETCH, TAKES = (200, 10.0) if is_full() else (40, 1.0)
+#: Seconds after a cut by which a worker is at its old rate.
+BACK_WITHIN = 15.0 if is_full() else 5.0
 
 
 class Faulty:
@@ -206,6 +213,29 @@ async def test_jobs_that_end_while_the_broker_is_away_are_settled_when_it_is_bac
         [(n, 1) for n in range(20)] + [(n, 2) for n in range(1, 20, 2)]
     )
     assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+async def test_a_worker_whose_connection_is_cut_is_soon_back_at_its_old_rate(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ends = list[float]()
+
+    async def work(job: Note, context: JobContext[None]) -> None:
+        await asyncio.sleep(TAKES)
+        ends.append(time.monotonic())
+
+    ran = record(app, kind, work)
+    until_cut, watched = 2.5 * TAKES, 2 * TAKES
+    needed = round(PREFETCH / TAKES * (until_cut + BACK_WITHIN + watched)) + 2 * PREFETCH
+    async with Worker(app, concurrency=PREFETCH):
+        await producer.enqueue_many([kind(n=n) for n in range(needed)], deadline=60)
+        await ran.until(round(until_cut / TAKES * PREFETCH))
+        faulty.proxy.cut()
+        from_then = time.monotonic() + BACK_WITHIN
+        await asyncio.sleep(BACK_WITHIN + watched)
+        ended = sum(from_then <= each < from_then + watched for each in ends)
+
+    assert ended > 0.8 * PREFETCH / TAKES * watched
+    assert len({run.n for run in ran}) == len(ran)
 
 
 async def until_delivered(proxy: FaultyProxy, count: int) -> None:
