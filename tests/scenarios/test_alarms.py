@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from amqpjobs import EnqueueError, EnqueueTimeoutError, JobContext, Retry, Worker
+from amqpjobs import App, EnqueueError, EnqueueTimeoutError, JobContext, Retry, Worker
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionUnblocked
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control, until_all_ran
+from tests.scenarios.test_blocking_client import state_of_process
 from tests.support.apps import Bench, Note, record, watch
-from tests.support.broker import PATIENCE, plain_client
+from tests.support.broker import PATIENCE, eventually, plain_client
 from tests.support.faults import FaultyProxy
 from tests.support.length import is_full
 from tests.support.rabbitmq import Node
@@ -101,6 +102,7 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
             confirmed.add((await producer.enqueue(kind(n=0, text="wait"))).job_id)
             await ran.until(len(ran) + 1)
             async with memory_alarm(node):
+                await close_while_blocked(bench.app(), kind)
                 gate.set()
                 await asyncio.gather(*(produce(n) for n in range(100, 200)))
                 await asyncio.sleep(ALARM - 2)
@@ -113,6 +115,20 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
     assert all("low on memory" in str(each) for each in refused)
     assert [len(each) for each in blocked] == [1, 1]
     assert [list(each) for each in lost] == [[], []]
+
+
+async def close_while_blocked(app: App[None], job: type[Note]) -> None:
+    """A broker that blocks a connection does not even read that it is closed."""
+    before, blocked = state_of_process(), watch(app.events, ConnectionBlocked)
+    with pytest.raises(EnqueueTimeoutError, match="low on memory"):
+        await app.enqueue(job(), deadline=2)
+    await app.close()
+
+    async def is_closed() -> bool:
+        return all(now <= then for now, then in zip(state_of_process(), before, strict=True))
+
+    await eventually(is_closed)
+    assert len(blocked) == 1
 
 
 def is_last(n: int, attempt: int) -> bool:

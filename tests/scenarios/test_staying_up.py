@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 
 import pytest
 
-from amqpjobs import App, JobContext, Retry, Worker
+from amqpjobs import App, EnqueueError, JobContext, Retry, Worker
 from amqpjobs.events import ConnectionLost, ConnectionOpened, JobEnded
-from tests.scenarios.conftest import until_enqueued
-from tests.support.apps import Bench, Note, record, watch, work_queue
+from tests.conftest import announce
+from tests.scenarios.conftest import until_all_ran, until_enqueued
+from tests.support.apps import Bench, Note, Ran, dead_queue, record, watch, work_queue
 from tests.support.broker import eventually, plain_client
 from tests.support.faults import FaultyProxy, Way
 from tests.support.length import is_full
@@ -23,6 +25,9 @@ OPEN_CHANNEL, DECLARE = "method 20.10", "queue.declare"
 PREFETCH, TAKES = (200, 10.0) if is_full() else (40, 1.0)
 #: Seconds after a cut by which a worker is at its old rate.
 BACK_WITHIN = 15.0 if is_full() else 5.0
+
+#: Seconds of faults by chance.
+STORM = 120.0 if is_full() else 8.0
 
 
 class Faulty:
@@ -236,6 +241,71 @@ async def test_a_worker_whose_connection_is_cut_is_soon_back_at_its_old_rate(fau
 
     assert ended > 0.8 * PREFETCH / TAKES * watched
     assert len({run.n for run in ran}) == len(ran)
+
+
+async def test_nothing_confirmed_is_lost_in_a_storm_of_faults(
+    url: str, unique: Callable[[], str], pytestconfig: pytest.Config
+) -> None:
+    async with faulty_bench(url, unique) as faulty:
+        proxy, kind = faulty.proxy, faulty.bench.kind()
+        announce(pytestconfig, f"the storm's seed is {proxy.seed}")
+        app, producer = faulty.worked(), faulty.worked()
+        confirmed = set[str]()
+
+        async def fail_first(job: Note, context: JobContext[None]) -> None:
+            await asyncio.sleep(proxy.random.uniform(0, 0.05))
+            if context.attempt == 1 and job.n % 4 == 0:
+                raise Retry("once more", delay=0)
+
+        async def produce() -> None:
+            for n in count():
+                with suppress(EnqueueError):
+                    confirmed.add((await producer.enqueue(kind(n=n), deadline=3)).job_id)
+
+        ran = record(app, kind, fail_first)
+        async with Worker(app, concurrency=10):
+            producing = [asyncio.create_task(produce()) for _ in range(3)]
+            ends = time.monotonic() + STORM
+            while time.monotonic() < ends:
+                await trouble(proxy)
+            proxy.calm()
+            for task in producing:
+                task.cancel()
+            await asyncio.wait(producing)
+            proxy.cut()  # what was told and got lost on its way comes again
+            await until_all_ran(confirmed, lambda: {run.envelope.job_id for run in ran if is_last(run)})
+            await faulty.bench.broker.await_count(work_queue(app), 0)
+        await producer.close()
+
+        assert len(confirmed) > 20
+        assert await faulty.bench.broker.count(dead_queue(app)) == 0
+        assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+def is_last(run: Ran) -> bool:
+    return run.attempt == (2 if run.n % 4 == 0 else 1)
+
+
+async def trouble(proxy: FaultyProxy) -> None:
+    """One fault by chance, and a while until the next."""
+    chance = proxy.random
+    way = chance.choice(list(Way))
+    match chance.randrange(6):
+        case 0:
+            proxy.cut(reset=chance.random() < 0.5)
+        case 1:
+            proxy.cut_at(way, chance.randint(1, 5_000))
+        case 2:
+            proxy.tear(way, chance.choice(["basic.ack", "basic.deliver", "basic.publish", "body"]))
+        case 3:
+            proxy.stall(way)
+        case 4:
+            proxy.swallow(Way.TO_BROKER, "basic.ack", nth=chance.randint(1, 5))
+        case _:
+            proxy.forge_cancel()
+    proxy.delay(chance.uniform(0, 0.02), jitter=0.02)
+    await asyncio.sleep(chance.uniform(0.1, 0.8))
+    proxy.resume()
 
 
 async def until_delivered(proxy: FaultyProxy, count: int) -> None:

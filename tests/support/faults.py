@@ -116,6 +116,13 @@ class FaultyProxy:
             self.cut()
             await asyncio.gather(*(each.task for each in self._connections), return_exceptions=True)
 
+    def calm(self) -> None:
+        """Do nothing more of what was told; what is held back goes on."""
+        self.resume()
+        self.delay(0.0)
+        self.release()
+        self._cuts.clear()
+
     # Whole connections
 
     async def accept(self) -> None:
