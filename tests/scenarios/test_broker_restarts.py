@@ -11,7 +11,7 @@ from amqpjobs import EnqueueError, JobContext, Worker
 from amqpjobs.events import ConnectionLost
 from tests.conftest import MakeNode, announce
 from tests.scenarios.conftest import BenchOn, control, until_all_ran
-from tests.support.apps import Bench, Note, Seen, record, watch, work_queue
+from tests.support.apps import Bench, Note, Ran, Seen, record, watch, work_queue
 from tests.support.broker import PATIENCE, eventually
 from tests.support.length import is_full
 from tests.support.rabbitmq import Node
@@ -83,7 +83,7 @@ class Load:
             await asyncio.sleep(0.02)
 
 
-async def _grown(seen: Seen[object]) -> None:
+async def _grown(seen: Seen[Ran]) -> None:
     await seen.until(len(seen) + 10, within=2 * PATIENCE)
 
 

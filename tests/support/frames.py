@@ -77,7 +77,7 @@ class FrameReader:
             return 8
         if len(self._buffer) < 7:
             return 8  # the shortest frame
-        return _PREFIX.unpack_from(self._buffer)[2] + 8
+        return int.from_bytes(self._buffer[3:7], "big") + 8
 
 
 def method(name: str, channel: int, arguments: bytes) -> bytes:
