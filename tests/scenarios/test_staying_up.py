@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 
+import psutil
 import pytest
 
-from amqpjobs import App, EnqueueError, JobContext, Retry, Worker
+from amqpjobs import App, EnqueueError, EnqueueTimeoutError, JobContext, Retry, Worker
 from amqpjobs.events import ConnectionLost, ConnectionOpened, JobEnded
 from tests.conftest import announce
 from tests.scenarios.conftest import until_all_ran, until_enqueued
@@ -163,6 +164,34 @@ async def test_a_connection_of_which_one_half_is_dead_is_given_up(faulty: Faulty
         await ran.until(1)
 
     assert not was_consuming
+
+
+async def test_a_connection_that_takes_nothing_more_is_let_go_of(faulty: Faulty) -> None:
+    bench, kind = faulty.bench, faulty.bench.kind()
+    # The client library's own stuck detection must take longer than the test waits.
+    app = bench.app(settings=bench.settings(url=faulty.proxy.url, heartbeat=60))
+    record(app, kind)
+    async with Worker(app):
+        pass
+
+    def sockets() -> int:
+        connections = psutil.Process().net_connections("tcp")
+        return sum(each.raddr != () and each.raddr.port == faulty.proxy.port for each in connections)
+
+    async def are_closed() -> bool:
+        return sockets() == 0
+
+    await app.enqueue(kind())
+    were_open = sockets()
+    for way in Way:
+        faulty.proxy.stall(way)
+    enqueuing = [app.enqueue(kind(text="x" * 7_000_000), deadline=0.9) for _ in range(5)]
+    failures = await asyncio.gather(*enqueuing, return_exceptions=True)
+    await app.close()
+    await eventually(are_closed)
+
+    assert were_open == 1
+    assert all(isinstance(each, EnqueueTimeoutError) for each in failures)
 
 
 async def test_jobs_that_run_when_the_connection_is_cut_run_once_and_are_acked(faulty: Faulty) -> None:
