@@ -258,11 +258,12 @@ async def test_a_worker_whose_connection_is_cut_is_soon_back_at_its_old_rate(fau
         ends.append(time.monotonic())
 
     ran = record(app, kind, work)
-    until_cut, watched = 2.5 * TAKES, 2 * TAKES
+    until_cut, watched = 3 * TAKES, 2 * TAKES
     needed = round(PREFETCH / TAKES * (until_cut + BACK_WITHIN + watched)) + 2 * PREFETCH
     async with Worker(app, concurrency=PREFETCH):
         await producer.enqueue_many([kind(n=n) for n in range(needed)], deadline=60)
-        await ran.until(round(until_cut / TAKES * PREFETCH))
+        await ran.until(3 * PREFETCH)
+        await asyncio.sleep(TAKES / 2)  # an ack that gets lost on its way makes a copy, and that is no news here
         faulty.proxy.cut()
         from_then = time.monotonic() + BACK_WITHIN
         await asyncio.sleep(BACK_WITHIN + watched)
