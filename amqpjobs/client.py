@@ -153,7 +153,13 @@ class Client:
 
     def _late(self, envelope: Envelope, deadline: float) -> EnqueueTimeoutError:
         what = f"Job {envelope.kind!r} ({envelope.job_id})"
-        if self._link.is_up:
+        if self._link.blocked:
+            text = (
+                f"{what} was not confirmed within {deadline:g} s: the broker takes no publications, because it is "
+                f"short of memory or disk ({self._link.blocked}). It may be queued or not; enqueue it again under the "
+                "same job_id when `rabbitmq-diagnostics alarms` shows none."
+            )
+        elif self._link.is_up:
             text = f"{what} was not confirmed within {deadline:g} s: it may be queued or not."
         else:
             text = f"{what} was not sent within {deadline:g} s. {self._link.last_error or 'There is no connection.'}"

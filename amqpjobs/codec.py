@@ -40,11 +40,13 @@ ERROR_BUDGET = 4_000
 TRACEBACK_BUDGET = 16_000
 #: Told when headers were left out to stay within the budget: their names, comma-separated.
 CUT_HEADER = PREFIX + "headers-cut"
+#: How many processes the job is known to have killed.
+CRASHES_HEADER = PREFIX + "crashes"
 
 _OURS = frozenset(
     PREFIX + name
     for name in (
-        *("id", "attempt", "version", "parent", "root", "schedule", "queue", "exchange"),
+        *("id", "attempt", "crashes", "version", "parent", "root", "schedule", "queue", "exchange"),
         *("run-at", "expires-at", "first-at", "unknown-since", "max-attempts", "timeout-ms"),
     )
 )
@@ -75,6 +77,8 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
     headers: dict[str, HeaderValue] = dict(envelope.headers)
     headers["amqpjobs-id"] = envelope.job_id
     headers["amqpjobs-attempt"] = envelope.attempt
+    if envelope.crashes:
+        headers[CRASHES_HEADER] = envelope.crashes
     if envelope.version is not None:
         headers["amqpjobs-version"] = envelope.version
     for name, text in (
@@ -131,6 +135,7 @@ def decode(delivery: Delivery) -> Envelope:
         exchange=_text(headers, "exchange") or "",
         queue=delivery.queue,
         attempt=_number(headers, "attempt", least=1) or 1,
+        crashes=_number(headers, "crashes") or 0,
         version=_number(headers, "version", least=1),
         enqueued_at=properties.timestamp,
         run_at=_time(headers, "run-at"),

@@ -44,6 +44,8 @@ class Envelope:
     first_at: datetime | None = None
     #: Since when no worker knew its kind or version.
     unknown_since: datetime | None = None
+    #: Processes it is known to have killed; from the first one on it runs in a process of its own.
+    crashes: int = 0
     app_id: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None

@@ -105,7 +105,7 @@ class EnqueueManyError(EnqueueError):
 
 
 class ProcessDiedError(AmqpJobsError):
-    """The process of a handler with run_in="process" ended before it had an outcome: a crash or a kill."""
+    """The process that ran the handler ended before it had an outcome: a crash or a kill."""
 
 
 class DecodeError(AmqpJobsError):

@@ -88,6 +88,27 @@ class ConnectionLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionBlocked(Event):
+    """The broker takes no publications on a connection: it is short of memory or disk, as `reason` says.
+
+    It lasts until ConnectionUnblocked, or ConnectionLost for the same role.
+    """
+
+    role: str
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionUnblocked(Event):
+    """The broker takes publications again. `seconds` is how long it did not."""
+
+    role: str
+    url: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TopologyDrifted(Event):
     """A queue has another value than ours in an argument that is safe to leave."""
 

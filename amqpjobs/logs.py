@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from amqpjobs.codec import dumps, traceback_of, words_of
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import (
+    ConnectionBlocked,
     ConnectionLost,
     ConnectionOpened,
+    ConnectionUnblocked,
     Events,
     JobEnded,
     JobEnqueued,
@@ -74,6 +76,8 @@ def log_events(events: Events) -> None:
     events.subscribe(SettleFailed, _settle_failed)
     events.subscribe(ConnectionOpened, _opened)
     events.subscribe(ConnectionLost, _lost)
+    events.subscribe(ConnectionBlocked, _blocked)
+    events.subscribe(ConnectionUnblocked, _unblocked)
     events.subscribe(TopologyDrifted, _drifted)
     events.subscribe(ParkedReleased, _released)
     events.subscribe(WorkerStarted, _worker_started)
@@ -222,6 +226,16 @@ def _opened(event: ConnectionOpened) -> None:
 def _lost(event: ConnectionLost) -> None:
     extra = {"role": event.role, "url": event.url, "pause": event.pause, "error": _error(event.error)}
     _log.warning("no connection", extra=extra)
+
+
+def _blocked(event: ConnectionBlocked) -> None:
+    extra = {"role": event.role, "url": event.url, "reason": event.reason}
+    _log.warning("the broker takes no publications: it is short of memory or disk", extra=extra)
+
+
+def _unblocked(event: ConnectionUnblocked) -> None:
+    extra = {"role": event.role, "url": event.url, "seconds": event.seconds}
+    _log.info("the broker takes publications again", extra=extra)
 
 
 def _drifted(event: TopologyDrifted) -> None:

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     max_jobs: int | None = Field(default=None, ge=1)
     #: With more resident memory than this a process of `amqpjobs run` stops, or is replaced; None: never.
     max_memory: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_as_size)] = None
+    #: Whether jobs that may have killed a worker run in processes apart until it is known.
+    quarantine: bool = True
     max_attempts: int = Field(default=5, ge=1)
     #: How long one attempt may take.
     timeout: float = Field(default=300.0, gt=0)
@@ -116,7 +118,7 @@ class Settings(BaseSettings):
     #: Deadline of one attempt to connect.
     connect_timeout: float = Field(default=5.0, gt=0)
     #: Longest pause between attempts to connect.
-    reconnect_cap: float = Field(default=15.0, gt=0)
+    reconnect_cap: float = Field(default=5.0, gt=0)
     #: A CA file for amqps:// (default: the system's), and a client certificate.
     tls_cafile: Path | None = None
     tls_certfile: Path | None = None

@@ -46,7 +46,7 @@ async def walk(
     A message whose publish fails goes back to where it was, and the error is raised.
     """
     async with session.scratch() as channel:
-        settler = ChannelSettler(channel)
+        settler = ChannelSettler(session, channel)
         for moved in range(count):
             message = await channel.basic_get(queue)
             if isinstance(message.delivery, aiormq.spec.Basic.GetEmpty):
@@ -101,7 +101,7 @@ async def sift(session: Session, queue: str, sieve: Sieve, declarer: Declarer, p
     try:
         # Its close hands back what was not acked, in order. A nack of all does not: 3.10 shuffles them.
         async with session.scratch() as channel:
-            settler = ChannelSettler(channel)
+            settler = ChannelSettler(session, channel)
             size = min(MOST_HELD, max(LEAST_HELD, math.ceil(count / CONSUMERS)))
             while held < count:
                 hand = _Hand(sieve, settler, queue, held)

@@ -24,13 +24,16 @@ from aiormq.channel import Channel
 from amqpjobs.amqp.guard import GuardedTransport
 from amqpjobs.clock import is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
-from amqpjobs.events import ConnectionLost, ConnectionOpened, Events
+from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionOpened, ConnectionUnblocked, Events
 from amqpjobs.settings import Settings, host_name, masked
 
 _log = logging.getLogger(__name__)
 
 #: Frames the library holds for a channel before its reader waits for it.
 FRAME_BUFFER = 256
+
+#: Seconds that a new connection has to make what is needed. The delay levels take some, on a slow broker many.
+PREPARE_WITHIN = 120.0
 
 #: What the client library raises when a connection or channel is refused or gone.
 CLIENT_ERRORS = (
@@ -44,10 +47,22 @@ CLIENT_ERRORS = (
 class Session:
     """One live connection. It ends once, and everything made on it ends with it."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, transport: GuardedTransport) -> None:
         self._connection = connection
+        self._transport = transport
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         _closing(connection).add_done_callback(self._on_closed)
+        #: Set while publications are taken, and when it has ended.
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        #: Why the broker takes no publications; "" while it takes them.
+        self.blocked = ""
+        #: Since when it is as it is, by the loop's clock.
+        self.since = _now()
+        transport.on_blocked = self._told_blocked
+        #: Called when it was blocked, and with the seconds that took when it no longer is.
+        self.on_blocked: Callable[[str], None] = lambda reason: None
+        self.on_unblocked: Callable[[float], None] = lambda seconds: None
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +73,10 @@ class Session:
         """What the broker says it is: "RabbitMQ 4.0.5"."""
         properties = self._connection.server_properties or {}
         return f"{properties.get('product')!s} {properties.get('version')!s}"
+
+    async def unblocked(self) -> None:
+        """Wait while the broker takes no publications, but not beyond the session's end."""
+        await self._flowing.wait()
 
     async def channel(self, *, confirms: bool) -> Channel:
         """A channel of its own; when it closes, the session fails."""
@@ -79,6 +98,7 @@ class Session:
         """End the session; the link opens a new one."""
         if not self._failure.done():
             self._failure.set_result(error)
+            self._flowing.set()
 
     async def ended(self) -> BaseException | None:
         """Wait for its end; what ended it."""
@@ -87,8 +107,14 @@ class Session:
     async def close(self) -> None:
         """Close the connection in good order, or drop it when it does not answer."""
         self.fail(None)
+        try:
+            with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
+                await asyncio.wait_for(self._connection.close(), 5)
+        finally:
+            self._transport.abort()
+        # The library did not come to its end when it was interrupted: whoever waits on a channel must hear of it.
         with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
-            await asyncio.wait_for(self._connection.close(), 5)
+            await asyncio.wait_for(self._connection.close(), 1)
 
     async def _open(self, *, confirms: bool) -> Channel:
         try:
@@ -101,6 +127,18 @@ class Session:
             raise BrokerUnavailableError(f"The connection is closed ({error}).") from error
         return cast("Channel", channel)
 
+    def _told_blocked(self, reason: str | None) -> None:
+        before, self.blocked = self.blocked, "" if reason is None else reason or "no reason given"
+        if bool(before) == bool(self.blocked) or not self.is_open:
+            return
+        since, self.since = self.since, _now()
+        if self.blocked:
+            self._flowing.clear()
+            self.on_blocked(self.blocked)
+        else:
+            self._flowing.set()
+            self.on_unblocked(self.since - since)
+
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
         self.fail(None if closing.cancelled() else closing.exception())
 
@@ -112,6 +150,10 @@ async def _closed(channel: Channel) -> None:
     except asyncio.CancelledError:  # also what the library says when the connection ends meanwhile
         if is_cancelled():
             raise
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
@@ -158,15 +200,23 @@ class Link:
         live = self._live
         return live is not None and live.done() and live.exception() is None and live.result().is_open
 
+    @property
+    def blocked(self) -> str:
+        """Why the broker takes no publications on the live session; "" when it takes them, or there is none."""
+        return self._live.result().blocked if self._live is not None and self.is_up else ""
+
     async def session(self) -> Session:
         """The live session, as soon as there is one. Callers bound the wait.
 
         Raises AccessRefusedError or TopologyMismatchError when an attempt ended with one:
         waiting would not mend it. The link itself goes on trying.
         """
-        if self._live is None:
-            raise self._closed()
-        return await asyncio.shield(self._live)
+        while self._live is not None:
+            session = await asyncio.shield(self._live)
+            if session.is_open:
+                return session
+            await asyncio.sleep(0)  # it has just ended, and its keeper takes note in a moment
+        raise self._closed()
 
     async def first_session(self) -> Session:
         """As `session`, but with the default URL also raises when nobody answers there."""
@@ -187,7 +237,7 @@ class Link:
             error = await self._live_once(url, live)
             if live.done():  # it had been up, or waiters were told why not
                 failures = 0 if live.exception() is None else failures
-                self._live = live = _future()
+                live = self._renewed(live)
             pause = self._pause(failures)
             failures += 1
             self.last_error = error
@@ -199,12 +249,15 @@ class Link:
         session: Session | None = None
         try:
             session = await open_session(url, self._settings, self._role)
-            await self._prepare(session)
+            self._tell_of_blocking(session, masked(url))
+            await self._prepared(session, url)
             if session.is_open:
                 live.set_result(session)
                 self.last_error = None
                 self._events.emit(ConnectionOpened(self._role, masked(url), session.broker))
-            return await session.ended()
+            error = await session.ended()
+            self._renewed(live)  # before its close, which may take seconds: who comes now waits for the next one
+            return error
         except BrokerError as error:
             if not isinstance(error, BrokerUnavailableError) and not live.done():
                 live.set_exception(error)
@@ -217,6 +270,28 @@ class Link:
         finally:
             if session is not None:
                 await session.close()
+
+    def _renewed(self, live: "asyncio.Future[Session]") -> "asyncio.Future[Session]":
+        """The future of the next session, if this one's has been told."""
+        if live.done() and self._live is live:
+            self._live = _future()
+        return self._live or live
+
+    async def _prepared(self, session: Session, url: str) -> None:
+        """Bounded: a broker may send heartbeats and answer nothing."""
+        deadline = asyncio.timeout(PREPARE_WITHIN)
+        try:
+            async with deadline:
+                await self._prepare(session)
+        except (*CLIENT_ERRORS, BrokerUnavailableError) as error:
+            if deadline.expired():  # the library makes what it likes of a cancellation
+                raise told(TimeoutError(), url) from error
+            raise
+
+    def _tell_of_blocking(self, session: Session, url: str) -> None:
+        emit, role = self._events.emit, self._role
+        session.on_blocked = lambda reason: emit(ConnectionBlocked(role, url, reason))
+        session.on_unblocked = lambda seconds: emit(ConnectionUnblocked(role, url, seconds))
 
     def _pause(self, failures: int) -> float:
         # Half of it chance, so that a thousand workers do not come back at once.
@@ -236,6 +311,7 @@ def _future() -> "asyncio.Future[Session]":
 
 async def open_session(url: str, settings: Settings, role: str) -> Session:
     """Connect once. Raises BrokerUnavailableError or AccessRefusedError."""
+    transport = GuardedTransport()
     try:
         async with asyncio.timeout(settings.connect_timeout):
             connection = aio_pika.Connection(
@@ -246,12 +322,12 @@ async def open_session(url: str, settings: Settings, role: str) -> Session:
                     "connection_name": f"amqpjobs {role} on {host_name()}",
                 },
             )
-            connection.kwargs["transport_factory"] = GuardedTransport()
+            connection.kwargs["transport_factory"] = transport
             await connection.connect()
     except (*CLIENT_ERRORS, TimeoutError, ssl.SSLError) as error:
         raise told(error, url) from error
     assert connection.transport is not None
-    return Session(connection.transport.connection)
+    return Session(connection.transport.connection, transport)
 
 
 def told(error: BaseException, url: str) -> BrokerError:

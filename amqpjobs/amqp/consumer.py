@@ -22,41 +22,60 @@ OnDelivery = Callable[[Delivery], None]
 class ChannelSettler:
     """Settles deliveries on the channel they came on."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, session: Session, channel: Channel) -> None:
+        self._session = session
         self._channel = channel
 
     @property
     def is_open(self) -> bool:
-        return not self._channel.is_closed
+        # A session that was given up may leave channels that look open: nobody would hear what is said on them.
+        return self._session.is_open and not self._channel.is_closed
 
     async def ack(self, tag: int) -> None:
+        self._check()
         try:
             await self._channel.basic_ack(tag, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 
     async def nack(self, tag: int) -> None:
+        self._check()
         try:
             await self._channel.basic_nack(tag, requeue=True, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 
     async def reject(self, tag: int) -> None:
+        self._check()
         try:
             await self._channel.basic_reject(tag, requeue=False, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 
+    def _check(self) -> None:
+        if not self.is_open:
+            raise BrokerUnavailableError("The channel is closed, so the delivery will come again.")
+
 
 class Consumer:
     """One queue's consumer within one session."""
 
-    def __init__(self, channel: Channel, tag: str) -> None:
+    def __init__(self, session: Session, channel: Channel, queue: str, tag: str) -> None:
+        self.session = session
+        self.queue = queue
+        #: False from the moment on that somebody cancels it here.
+        self.is_wanted = True
         self._channel = channel
         self._tag = tag
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the client library would hand on what comes."""
+        return not self._channel.is_closed and self._tag in self._channel.consumers
+
     async def cancel(self) -> None:
         """Get no further deliveries; those that came can still be settled."""
+        self.is_wanted = False
         if not self._channel.is_closed:
             await self._channel.basic_cancel(self._tag)
 
@@ -64,7 +83,7 @@ class Consumer:
 async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_delivery: OnDelivery) -> Consumer:
     """Start consuming `queue`, which the app knows as `name`."""
     channel = await session.channel(confirms=False)
-    settler = ChannelSettler(channel)
+    settler = ChannelSettler(session, channel)
 
     async def received(message: DeliveredMessage) -> None:
         on_delivery(delivery_of(message, name, settler))
@@ -75,7 +94,7 @@ async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_
     channel.on_consumer_cancel_callbacks.add(cancelled)
     await channel.basic_qos(prefetch_count=prefetch)
     answer = await channel.basic_consume(queue, received)
-    return Consumer(channel, answer.consumer_tag or "")
+    return Consumer(session, channel, queue, answer.consumer_tag or "")
 
 
 def delivery_of(message: DeliveredMessage, name: str, settler: ChannelSettler) -> Delivery:

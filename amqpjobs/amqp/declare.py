@@ -10,7 +10,7 @@ AMQP has no way to list bindings, and none to ask for one: they are bound again,
 
 import contextlib
 import re
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 from typing import Self
 
 import aiormq.exceptions
@@ -121,6 +121,11 @@ class Declarer:
         """How a queue is, or None when there is no such queue."""
         async with _Desk(session) as desk:
             return await self._look(desk, queue)
+
+    async def look_at(self, session: Session, queues: Iterable[str]) -> dict[str, QueueState | None]:
+        """How each of these is, or None where there is no such queue; on one channel where all are there."""
+        async with _Desk(session) as desk:
+            return {queue: await self._look(desk, queue) for queue in queues}
 
     async def unbind(self, session: Session, bindings: Sequence[Binding]) -> None:
         """Remove bindings from queues; what is not bound is left so."""

@@ -6,12 +6,14 @@ lost; the broker redelivers the message, and so on for ever. So each frame is lo
 before the library sees it, and one that cannot be decoded is replaced by one that can: the
 headers then say what is wrong, beside the raw bytes, and the worker dead-letters it.
 
+The library keeps to itself that the broker blocks publishers; here it is heard in passing.
+
 Reading is buffered here as well, which saves the library two waits a frame.
 """
 
 import asyncio
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import aiormq
@@ -29,14 +31,23 @@ DEEPEST = 50
 _PREFIX = struct.Struct(">BHI")
 _METHOD, _CONTENT_HEADER = 1, 2
 _DELIVER, _GET_OK = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x47"
+_BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
 _CHUNK = 256 * 1024
+
+#: Called with the reason when the broker takes no publications, with None when it takes them again.
+OnBlocked = Callable[[str | None], None]
+
+
+def _ignore(reason: str | None) -> None:
+    pass
 
 
 class GuardedReader:
     """The part of StreamReader that the library uses, one checked frame at a time."""
 
-    def __init__(self, source: asyncio.StreamReader) -> None:
+    def __init__(self, source: asyncio.StreamReader, on_blocked: OnBlocked = _ignore) -> None:
         self._source = source
+        self._on_blocked = on_blocked
         self._buffer = bytearray()
         self._at = 0
         #: How far the buffer has been checked.
@@ -84,6 +95,8 @@ class GuardedReader:
         start = self._at + 7
         if kind in (_METHOD, _CONTENT_HEADER):
             payload = bytes(self._buffer[start : start + size])
+            if channel == 0:
+                self._listen(payload)
             mended = mended_header(payload) if kind == _CONTENT_HEADER else mended_deliver(payload)
             if mended is not payload:
                 frame = _PREFIX.pack(kind, channel, len(mended)) + mended
@@ -91,18 +104,37 @@ class GuardedReader:
                 size = len(mended)
         self._checked = start + size + 1
 
+    def _listen(self, payload: bytes) -> None:
+        if payload.startswith(_BLOCKED):
+            self._on_blocked(payload[5 : 5 + payload[4]].decode("utf-8", "replace"))
+        elif payload.startswith(_UNBLOCKED):
+            self._on_blocked(None)
+
     async def _have(self, n: int) -> None:
         if len(self._buffer) - self._at < n:
             await self._fill(self._at + n)
 
 
 class GuardedTransport(TransportFactory):
-    """Opens the library's own transports and puts a GuardedReader on them."""
+    """Opens one transport of the library's own and puts a GuardedReader on it."""
+
+    def __init__(self) -> None:
+        self.on_blocked: OnBlocked = _ignore
+        self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **kwargs)
-        return cast("asyncio.StreamReader", GuardedReader(reader)), writer
+        self._writer = writer
+        return cast("asyncio.StreamReader", GuardedReader(reader, self._told)), writer
+
+    def abort(self) -> None:
+        """Let go of the socket, whatever still waits to be sent."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def _told(self, reason: str | None) -> None:
+        self.on_blocked(reason)
 
 
 def mended_header(payload: bytes) -> bytes:

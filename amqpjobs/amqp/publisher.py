@@ -4,7 +4,9 @@
 otherwise. One confirm channel carries all; publishes on it are pipelined.
 
 A publish is never cancelled half-sent. Who stops waiting leaves the confirm to come; only
-when nothing at all was confirmed since, the channel is taken for stuck and dropped.
+when nothing at all was confirmed since, the channel is taken for stuck and dropped. But not
+while the broker says that it blocks publishers: then nothing more is sent, so that it does not
+pile up in memory, and who was waiting may go on when the alarm is over.
 """
 
 import asyncio
@@ -57,7 +59,7 @@ class Publisher:
         `Link.session` raises.
         """
         check_size(publication, self._longest_body)
-        channel = await self._open_channel()
+        session, channel = await self._open_channel()
         before, started = self._confirmed, asyncio.get_running_loop().time()
         try:
             await channel.basic_publish(
@@ -71,8 +73,9 @@ class Publisher:
         except asyncio.CancelledError as error:
             if not is_cancelled():
                 raise _failed(publication, error) from error
-            if self._confirmed == before and asyncio.get_running_loop().time() - started > STUCK_AFTER:
-                self._drop(channel)
+            waited = asyncio.get_running_loop().time() - max(started, session.since)
+            if self._confirmed == before and waited > STUCK_AFTER and not session.blocked:
+                self._drop(session, channel)
             raise
         except aiormq.exceptions.PublishError as error:
             self._confirmed += 1  # the broker answers
@@ -110,25 +113,38 @@ class Publisher:
                 group.create_task(lane())
         return done
 
-    def _drop(self, channel: Channel) -> None:
-        if self._channel is channel:
-            self._channel = None
-        if self._session is not None and not channel.is_closed:
-            self._session.fail(UnconfirmedError("The broker confirmed nothing within the deadline."))
+    def _drop(self, session: Session, channel: Channel) -> None:
+        if not channel.is_closed:
+            session.fail(UnconfirmedError("The broker confirmed nothing within the deadline."))
 
-    async def _open_channel(self) -> Channel:
-        if self._channel is not None and not self._channel.is_closed:
-            return self._channel
-        async with self._opening:
-            if self._channel is None or self._channel.is_closed:
-                self._session = await self._link.session()
-                try:
-                    self._channel = await self._session.channel(confirms=True)
-                except CLIENT_ERRORS as error:
-                    raise BrokerUnavailableError(
-                        f"The connection was lost while opening a channel: {error!r}"
-                    ) from error
-            return self._channel
+    async def _open_channel(self) -> tuple[Session, Channel]:
+        """One on which the broker takes publications now."""
+        while True:
+            live = self._live()
+            if live is None:
+                async with self._opening:
+                    live = self._live() or await self._opened()
+            if live is not None and not live[0].blocked:
+                return live
+            if live is not None:
+                await live[0].unblocked()
+
+    def _live(self) -> tuple[Session, Channel] | None:
+        if self._session is None or self._channel is None:
+            return None
+        return (self._session, self._channel) if self._session.is_open and not self._channel.is_closed else None
+
+    async def _opened(self) -> tuple[Session, Channel] | None:
+        """None when the session ended meanwhile: then there will be another."""
+        session = await self._link.session()
+        try:
+            channel = await session.channel(confirms=True)
+        except (*CLIENT_ERRORS, BrokerUnavailableError) as error:
+            if not session.is_open:
+                return None
+            raise BrokerUnavailableError(f"No channel could be opened: {error!r}") from error
+        self._session, self._channel = session, channel
+        return session, channel
 
 
 def _properties(own: Properties) -> aiormq.spec.Basic.Properties:

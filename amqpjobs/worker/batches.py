@@ -36,9 +36,11 @@ class Pack:
         """Whether any of it can still be settled."""
         return any(each.is_open for each in self.deliveries)
 
-    def drop_lost(self) -> None:
-        """Forget what came on channels that are closed."""
+    def drop_lost(self) -> list[Delivery]:
+        """Take out what came on channels that are closed."""
+        lost = [each for each in self.deliveries if not each.is_open]
         self.deliveries = [each for each in self.deliveries if each.is_open]
+        return lost
 
 
 class Batches:
@@ -49,6 +51,8 @@ class Batches:
         self._clock = clock
         self._on_ready = on_ready
         self._open: dict[tuple[str, str], Pack] = {}
+        #: Taken out because their channels are gone, since `drop_lost`.
+        self._lost: list[Delivery] = []
 
     @property
     def collecting(self) -> int:
@@ -72,16 +76,18 @@ class Batches:
     def seats(self, pack: Pack) -> list[tuple[Delivery, Seat]]:
         """A pack that has a slot now: its deliveries, each with its place in the batch."""
         self._close(pack)
-        pack.drop_lost()
+        self._lost += pack.drop_lost()
         joint = Joint(self._clock, len(pack.deliveries), patience=pack.batch.seconds, context=pack.context)
         return [(delivery, Seat(joint)) for delivery in pack.deliveries]
 
-    def drop_lost(self) -> None:
-        """Forget what came on channels that are closed: it comes again on another one."""
+    def drop_lost(self) -> list[Delivery]:
+        """Take out what came on channels that are closed: it comes again on another one."""
         for pack in list(self._open.values()):
-            pack.drop_lost()
+            self._lost += pack.drop_lost()
             if not pack.deliveries:
                 self._close(pack)
+        lost, self._lost = self._lost, []
+        return lost
 
     def empty(self) -> list[Delivery]:
         """All that is collected and not ready, taken out to be handed back."""

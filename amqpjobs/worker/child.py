@@ -1,8 +1,11 @@
-"""A child of the worker: a fresh process that runs handlers, one job at a time.
+"""A child of the worker: a fresh process that runs handlers, as many jobs at once as its parent sends.
 
 It imports what its parent names, enters the app's lifespan once, and then returns an outcome
 for each envelope, decided here, where the real exception is. It ends when its parent does: a
 thread sees the socket close, and where that thread is kept from running, Linux kills it.
+
+One for process handlers gets one job at a time, and leaves the middlewares to its worker. One
+for suspects runs all of a job, whatever its handler is.
 """
 
 import asyncio
@@ -14,10 +17,12 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from io import TextIOWrapper
 from multiprocessing import spawn
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from amqpjobs.clock import Clock
@@ -27,7 +32,8 @@ from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Events
 from amqpjobs.handle import Enqueue
 from amqpjobs.job import Job
-from amqpjobs.outcome import Outcome, Returned
+from amqpjobs.middleware import RunMiddleware
+from amqpjobs.outcome import Completed, Outcome, Returned
 from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
 from amqpjobs.worker.crossing import (
@@ -60,6 +66,8 @@ class Service(Protocol):
     def clock(self) -> Clock: ...
     @property
     def enqueue(self) -> Enqueue: ...
+    @property
+    def run_middlewares(self) -> Sequence[RunMiddleware]: ...
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]: ...
     async def close(self) -> None: ...
@@ -129,6 +137,9 @@ def main(fd: int) -> None:
         return
     introduction, _ = first
     die_with(introduction["parent"])
+    is_for_suspects = bool(introduction["quarantine"])
+    if is_for_suspects:
+        die_first()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # a line that is printed is seen, whatever comes after it
@@ -136,7 +147,7 @@ def main(fd: int) -> None:
     try:
         with child_starting():
             app = found_app(introduction)
-        asyncio.run(live(app, channel))
+        asyncio.run(live(app, channel, is_for_suspects=is_for_suspects))
     except BaseException as error:
         channel.send(failure_frame("failed", error))
 
@@ -147,6 +158,13 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:  # it ended before we had asked
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_first() -> None:
+    """Where memory runs out, Linux shall take us and not the worker."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no /proc here
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def log_to(channel: Channel, levels: dict[str, int]) -> None:
@@ -175,7 +193,7 @@ def found_app(introduction: Head) -> Service:
     return cast("Service", app)
 
 
-async def live(app: Service, channel: Channel) -> None:
+async def live(app: Service, channel: Channel, *, is_for_suspects: bool) -> None:
     """Run jobs until the worker says stop."""
     frames = asyncio.Queue[Frame]()
     loop = asyncio.get_running_loop()
@@ -189,33 +207,66 @@ async def live(app: Service, channel: Channel) -> None:
             threads=threads,
             state=state,
             enqueue=app.enqueue,
+            middlewares=app.run_middlewares if is_for_suspects else (),
         )
         threading.Thread(target=_read, args=[channel, loop, frames], name="amqpjobs-parent", daemon=True).start()
         channel.send(({"say": "ready"}, b""))
+        desk = Desk(execution, app.registry, channel, is_lenient=is_for_suspects)
         while (frame := await frames.get())[0]["say"] != "stop":
-            channel.send(({"say": "taken"}, b""))
-            channel.send(await _answered(execution, app.registry, envelope_of(frame)))
+            desk.hear(frame)
     threads.close()
     await app.close()
 
 
-async def _answered(execution: Execution, registry: Registry, envelope: Envelope) -> Frame:
-    handler = registry.get(envelope.kind)
-    outcome = await _outcome(execution, envelope)
-    job: type[Job[Any]] = Job[Any] if handler is None else handler.job
-    try:
-        return outcome_frame(outcome, job)
-    except Exception as error:  # a result that is none of this job's, or no JSON
-        return failure_frame("failed", error)
+class Desk:
+    """Hears what the worker wants, and answers each job under its number."""
 
+    def __init__(self, execution: Execution, registry: Registry, channel: Channel, *, is_lenient: bool) -> None:
+        self._execution = execution
+        self._registry = registry
+        self._channel = channel
+        #: Whether a result that cannot cross is left out, and no failure: in the worker it would be none.
+        self._is_lenient = is_lenient
+        self._runs: dict[int, asyncio.Task[Outcome]] = {}
+        self._answering = set[asyncio.Task[None]]()
 
-async def _outcome(execution: Execution, envelope: Envelope) -> Outcome:
-    # A task for each job: what its handler does to its task and context ends with it.
-    task = asyncio.create_task(execution.run(envelope))
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return Returned()
+    def hear(self, frame: Frame) -> None:
+        number = frame[0]["id"]
+        match frame[0]["say"]:
+            case "job":
+                self._start(number, envelope_of(frame))
+            case "cancel" if number in self._runs:
+                self._runs[number].cancel("the worker stops")
+            case "ping":
+                self._channel.send(({"say": "pong", "id": number}, b""))
+            case _:  # to cancel what has just ended
+                pass
+
+    def _start(self, number: int, envelope: Envelope) -> None:
+        # Before anything of the job is run: who dies from now on may have died of it.
+        self._channel.send(({"say": "taken", "id": number}, b""))
+        # A task for each job: what its handler does to its task and context ends with it.
+        self._runs[number] = asyncio.create_task(self._execution.run(envelope))
+        answering = asyncio.create_task(self._answer(number, envelope))
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+
+    async def _answer(self, number: int, envelope: Envelope) -> None:
+        run = self._runs[number]
+        await asyncio.wait([run])
+        del self._runs[number]
+        head, body = self._told(Returned() if run.cancelled() else run.result(), envelope)
+        self._channel.send((head | {"id": number}, body))
+
+    def _told(self, outcome: Outcome, envelope: Envelope) -> Frame:
+        handler = self._registry.get(envelope.kind)
+        job: type[Job[Any]] = Job[Any] if handler is None else handler.job
+        try:
+            return outcome_frame(outcome, job)
+        except Exception as error:  # a result that is none of this job's, or no JSON
+            if self._is_lenient and isinstance(outcome, Completed):
+                return outcome_frame(Completed(), Job[None])
+            return failure_frame("failed", error)
 
 
 def _read(channel: Channel, loop: asyncio.AbstractEventLoop, frames: "asyncio.Queue[Frame]") -> None:

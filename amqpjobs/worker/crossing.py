@@ -94,7 +94,7 @@ def outcome_of(frame: Frame, job: type[Job[Any]]) -> Outcome:
     head, body = frame
     match head["outcome"]:
         case "completed":
-            return Completed(None if _returns_nothing(job) else result_from(job, body))
+            return Completed(None if not body or _returns_nothing(job) else result_from(job, body))
         case "retrying":
             return Retrying(head["delay"], error_of(head))
         case "snoozed":

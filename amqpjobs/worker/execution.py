@@ -80,13 +80,9 @@ class Execution:
 
         `seat` is its place in a batch; a batch handler's job without one is a batch of one.
         """
-        if envelope.expires_at is not None and self._clock.now() >= envelope.expires_at:
-            return Expired()
-        handler = self._registry.get(envelope.kind)
-        if handler is None:
-            return self._unknown(envelope, DeadReason.UNKNOWN_KIND, _no_handler(envelope))
-        if (envelope.version or 1) > handler.version:
-            return self._unknown(envelope, DeadReason.UNKNOWN_VERSION, _too_new(envelope, handler))
+        handler = self.admitted(envelope)
+        if not isinstance(handler, Handler):
+            return handler
         if self._is_elsewhere(handler):
             return await self._attempt(envelope, handler, None, None)  # the child makes the job of the payload
         try:
@@ -95,12 +91,30 @@ class Execution:
             return Dead(DeadReason.INVALID_ARGUMENTS, error)
         return await self._attempt(envelope, handler, job, seat)
 
+    def admitted(self, envelope: Envelope) -> Handler | Outcome:
+        """Who runs it, or how it ends without a run."""
+        if envelope.expires_at is not None and self._clock.now() >= envelope.expires_at:
+            return Expired()
+        handler = self._registry.get(envelope.kind)
+        if handler is None:
+            return self._unknown(envelope, DeadReason.UNKNOWN_KIND, _no_handler(envelope))
+        if (envelope.version or 1) > handler.version:
+            return self._unknown(envelope, DeadReason.UNKNOWN_VERSION, _too_new(envelope, handler))
+        return handler
+
+    def bounds(self, envelope: Envelope, handler: Handler) -> tuple[int, float]:
+        """How many attempts it has in all, and how many seconds each may take."""
+        return (
+            envelope.max_attempts or handler.max_attempts or self._settings.max_attempts,
+            envelope.timeout or handler.timeout or self._settings.timeout,
+        )
+
     async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
-        timeout = envelope.timeout or handler.timeout or self._settings.timeout
+        max_attempts, timeout = self.bounds(envelope, handler)
         context = JobContext[Any](
             envelope=envelope,
             state=self._state,
-            max_attempts=envelope.max_attempts or handler.max_attempts or self._settings.max_attempts,
+            max_attempts=max_attempts,
             deadline=self._deadline(timeout),
             enqueue=self._enqueue,
         )
@@ -192,15 +206,8 @@ class Execution:
                 return Snoozed(error.delay, error.reason)
             case Cancel():
                 return Cancelled(error.reason)
-            case Retry() if error.delay is not None:
-                delay: float | None = error.delay
             case _:
-                delay = _delay(handler, context.attempt, error)
-        if delay is None:
-            return Dead(DeadReason.NOT_RETRYABLE, error)
-        if context.is_last_attempt:
-            return Dead(DeadReason.ATTEMPTS_EXHAUSTED, error)
-        return Retrying(delay, error)
+                return after_failure(handler, context.attempt, context.max_attempts, error)
 
     def _unknown(
         self, envelope: Envelope, reason: DeadReason, error: UnknownKindError | UnknownVersionError
@@ -211,6 +218,17 @@ class Execution:
         if waited >= self._settings.unknown_window:
             return Dead(reason, error)
         return Snoozed(max(self._settings.unknown_delay, waited), str(error), unknown=True)
+
+
+def after_failure(handler: Handler, attempt: int, max_attempts: int, error: BaseException) -> Retrying | Dead:
+    """Whether this attempt was the last one, and else when the next one is due."""
+    wish = error.delay if isinstance(error, Retry) else None
+    delay = _delay(handler, attempt, error) if wish is None else wish
+    if delay is None:
+        return Dead(DeadReason.NOT_RETRYABLE, error)
+    if attempt >= max_attempts:
+        return Dead(DeadReason.ATTEMPTS_EXHAUSTED, error)
+    return Retrying(delay, error)
 
 
 def _delay(handler: Handler, attempt: int, error: BaseException) -> float | None:

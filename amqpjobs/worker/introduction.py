@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from multiprocessing import spawn
 from types import ModuleType
 from typing import cast
@@ -19,32 +19,52 @@ from amqpjobs.worker.crossing import Head
 
 
 def introduction(app: object, registry: Registry) -> Head:
-    """What a child is told of us: where its app and handlers are, all of it from our own registry."""
+    """What a child for process handlers is told: where its app and handlers are. Raises DefinitionError."""
     handlers = [each for each in registry.handlers if each.run_in == "process"]
-    modules = sorted({_module_of(each) for each in handlers})
+    modules = _modules_of(handlers)
     place = place_of(app, modules)
     prepared = spawn.get_preparation_data("amqpjobs")
-    main = {name: prepared[name] for name in ("init_main_from_name", "init_main_from_path") if name in prepared}
+    names = [name for name in ("init_main_from_name", "init_main_from_path") if name in prepared]
+    main: dict[str, object] = {name: prepared[name] for name in names}
     needs_main = "__main__" in (*modules, place.partition(":")[0])
     if needs_main and not main:
         raise DefinitionError(
             f"{handlers[0].name} shall run in a process, but it or its app lives in an interactive session, which a "
             "fresh process cannot import. Put it into a module."
         )
+    return _told(place, handlers, main if needs_main else {}, quarantine=False)
+
+
+def quarantine_introduction(app: object, registry: Registry) -> Head:
+    """What a child for suspects is told: it may have to run any handler. Raises DefinitionError."""
+    modules = _modules_of(registry.handlers)
+    place = place_of(app, modules)
+    # Nobody asked for processes here, so nobody was told what may not stand at the top of a script.
+    if "__main__" in (*modules, place.partition(":")[0]):
+        raise DefinitionError(
+            f"App {getattr(app, 'name', app)!r} or a handler of it lives in the script itself, which is not run a "
+            "second time unasked. Put both into a module that the script imports."
+        )
+    return _told(place, registry.handlers, {}, quarantine=True)
+
+
+def _told(place: str, handlers: Sequence[Handler], main: Mapping[str, object], *, quarantine: bool) -> Head:
     return {
         "say": "start",
         "parent": os.getpid(),
-        "prepare": {"sys_argv": list(sys.argv), **(main if needs_main else {})},
+        "prepare": {"sys_argv": list(sys.argv), **main},
         "app": place,
-        "modules": modules,
+        "modules": _modules_of(handlers),
         "handlers": {each.kind: each.name for each in handlers},
         "levels": _levels(),
+        "quarantine": quarantine,
     }
 
 
 def place_of(app: object, modules: Iterable[str]) -> str:
     """`module:attribute`, where a fresh process finds this very app again. Raises DefinitionError."""
-    loaded = sorted(sys.modules, key="__main__".__eq__)  # a script itself only when nothing else has it
+    # A script itself only when nothing else has it, and not by the second name that multiprocessing gives it.
+    loaded = sorted((name for name in sys.modules if name != "__mp_main__"), key="__main__".__eq__)
     for name in (*modules, *loaded):
         for attribute, value in _contents(sys.modules.get(name)):
             if value is app:
@@ -55,7 +75,7 @@ def place_of(app: object, modules: Iterable[str]) -> str:
                 if kept is app:
                     return f"{name}:{attribute}.{inner}"
     raise DefinitionError(
-        f"Handlers of app {getattr(app, 'name', app)!r} shall run in processes, and a fresh process would not find the "
+        f"Handlers of app {getattr(app, 'name', app)!r} shall run in a process, and a fresh process would not find the "
         "app: it is no attribute of any module. Keep it in one, as in `app = App(…)` at the top of a module."
     )
 
@@ -81,6 +101,10 @@ def refuse_while_a_child_starts() -> None:
             "A process for handlers imports the module that starts the worker, and so would start one more. Put what "
             "starts it below `if __name__ == '__main__':`, or the app into a module of its own."
         )
+
+
+def _modules_of(handlers: Iterable[Handler]) -> list[str]:
+    return sorted({_module_of(each) for each in handlers})
 
 
 def _module_of(handler: Handler) -> str:

@@ -1,6 +1,7 @@
-"""One child process, and the conversation with it, seen from the worker.
+"""One child process, and the conversations with it, seen from the worker.
 
-It leads a session of its own, so that the terminal's Ctrl-C does not reach it, and so that
+Each conversation has a number, so that a child can be asked about many jobs at once. A child
+leads a session of its own, so that the terminal's Ctrl-C does not reach it, and so that
 killing it takes along what its handler has forked.
 """
 
@@ -13,7 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from itertools import count
 from multiprocessing import spawn
 from typing import Any
 
@@ -28,6 +30,10 @@ _log = logging.getLogger(__name__)
 
 #: Seconds a child may take to leave its lifespan, or to end once its end of the socket is closed.
 LAST_WORDS = 5.0
+#: Seconds it may take to end one job it was asked to end; less than a stopping worker gives its runs.
+CANCEL_PATIENCE = 3.0
+#: The number of the first conversation, which is about the child's start.
+_START = 0
 #: What a child begins with; only the standard library is found before it has our sys.path.
 #: SIGINT and SIGTERM are sent to all of a service at once, and the worker decides what they mean.
 #: They are not ignored, since programs that a handler starts would inherit that.
@@ -45,8 +51,23 @@ class NotTakenError(ProcessDiedError):
     """It ended before it had the job: nothing was run."""
 
 
+class Talk:
+    """One question to a child, until it is answered."""
+
+    __slots__ = ("answer", "has_taken", "number", "on_taken")
+
+    def __init__(self, number: int, answer: "asyncio.Future[Frame]", on_taken: Callable[[], object]) -> None:
+        self.number = number
+        self.answer = answer
+        #: Whether the child has begun with the job; told before anything of the job is run.
+        self.has_taken = False
+        self.on_taken = on_taken
+        # Whoever asked may be gone by then; an error that nobody reads is no news.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
 class Child:
-    """One process, and the conversation with it."""
+    """One process, and the conversations with it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -56,9 +77,8 @@ class Child:
         self._writer: asyncio.StreamWriter | None = None
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._listening: asyncio.Task[None] | None = None
-        #: The frame that is waited for, and whether the job was taken.
-        self._answer: asyncio.Future[Frame] | None = None
-        self._has_taken = False
+        self._talks: dict[int, Talk] = {}
+        self._numbers = count(_START)
         self._is_killed = False
 
     @property
@@ -78,7 +98,7 @@ class Child:
             reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             ours.close()
-            self._kill()
+            self.kill()
             raise
         finally:
             theirs.close()
@@ -88,36 +108,77 @@ class Child:
             await self._end()
             raise error_of(head, "A process for handlers could not start. ") or RemoteError("It could not start.")
 
-    async def run(self, frame: Frame, job: type[Job[Any]]) -> Outcome:
+    async def run(self, frame: Frame, job: type[Job[Any]], on_taken: Callable[[], object] = bool) -> Outcome:
         """The outcome of one job. Whoever cancels this kills the child."""
-        self._has_taken = False
-        answer = await self._ask(*frame)
-        if answer[0]["say"] == "failed":
-            raise error_of(answer[0]) or RemoteError("The outcome was lost.")
-        return outcome_of(answer, job)
+        return _outcome(await self._ask(*frame, on_taken), job)
+
+    async def share(self, frame: Frame, job: type[Job[Any]], on_taken: Callable[[], object] = bool) -> Outcome:
+        """The outcome of one job among others. Whoever cancels this ends just this job."""
+        with self._talk(*frame, on_taken) as talk:
+            try:
+                await asyncio.wait([talk.answer])
+            except asyncio.CancelledError:
+                await self._end_one(talk)
+                if _has_ended(talk):  # before it heard, or as its own answer to the cancellation
+                    return _outcome(talk.answer.result(), job)
+                raise
+            return _outcome(talk.answer.result(), job)
+
+    async def answers(self, within: float) -> bool:
+        """Whether it says something when asked, or is over."""
+        if self.is_over:
+            return True
+        with self._talk({"say": "ping"}, b"") as talk, contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(within):
+                await asyncio.wait([talk.answer])
+        return talk.answer.done()
 
     async def stop(self) -> None:
         """Let it leave its lifespan; kill it if that takes too long."""
         if self._listening is None:
-            return self._kill()
-        if not self.is_over and self._answer is None:
+            return self.kill()
+        if not self.is_over and not self._talks:
             self._send({"say": "stop"}, b"")
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(LAST_WORDS):
                     await asyncio.wait([self._listening])
         return await self._end()
 
-    async def _ask(self, head: Head, body: bytes) -> Frame:
-        answer: asyncio.Future[Frame] = self._loop.create_future()
-        self._answer = answer
+    def kill(self) -> None:
+        """Whatever it does. Its jobs' conversations end with ProcessDiedError."""
+        self._is_killed = True
+        with self._lock:
+            if self._process is not None and self._process.returncode is None:
+                _kill_session(self._process.pid)
+
+    async def _ask(self, head: Head, body: bytes, on_taken: Callable[[], object] = bool) -> Frame:
+        with self._talk(head, body, on_taken) as talk:
+            try:
+                return await talk.answer
+            except asyncio.CancelledError:
+                await self._end()
+                raise
+
+    @contextlib.contextmanager
+    def _talk(self, head: Head, body: bytes, on_taken: Callable[[], object] = bool) -> Generator[Talk]:
+        if self.is_over:
+            raise NotTakenError("A process for handlers had ended before it took a job.")
+        talk = Talk(next(self._numbers), self._loop.create_future(), on_taken)
+        self._talks[talk.number] = talk
         try:
-            self._send(head, body)
-            return await answer
-        except asyncio.CancelledError:
-            await self._end()
-            raise
+            self._send(head | {"id": talk.number}, body)
+            yield talk
         finally:
-            self._answer = None
+            del self._talks[talk.number]
+
+    async def _end_one(self, talk: Talk) -> None:
+        """Ask it to end one job; kill it if that takes too long, since nobody may run the job again before."""
+        self._send({"say": "cancel", "id": talk.number}, b"")
+        try:
+            async with self._clock.timeout(CANCEL_PATIENCE):
+                await asyncio.wait([talk.answer])
+        except (TimeoutError, asyncio.CancelledError):
+            await self._end()
 
     def _send(self, head: Head, body: bytes) -> None:
         assert self._writer is not None
@@ -125,7 +186,7 @@ class Child:
 
     async def _end(self) -> None:
         """Kill it, and return when it is gone: nobody may run its job again before."""
-        self._kill()
+        self.kill()
         if self._listening is not None:
             await asyncio.wait([self._listening])
 
@@ -160,12 +221,6 @@ class Child:
         if not self._exit.done():
             self._exit.set_result(code)
 
-    def _kill(self) -> None:
-        self._is_killed = True
-        with self._lock:
-            if self._process is not None and self._process.returncode is None:
-                _kill_session(self._process.pid)
-
     # What it says
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -177,15 +232,16 @@ class Child:
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(LAST_WORDS):
                 await asyncio.wait(both)
-        self._kill()
+        self.kill()
         if hearing.done() and (error := hearing.exception()) is not None:
             _log.error("A process for handlers said what cannot be read", exc_info=error)
         hearing.cancel()
         code = await self._exit
         assert self._writer is not None
         self._writer.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(self._death(code))
+        for talk in self._talks.values():
+            if not talk.answer.done():
+                talk.answer.set_exception(_death(code, talk))
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -201,19 +257,34 @@ class Child:
                 logger = logging.getLogger(record.name)
                 if logger.isEnabledFor(record.levelno):
                     logger.handle(record)
-            case "taken":
-                self._has_taken = True
             case say:
-                if self._answer is not None and not self._answer.done():
-                    self._answer.set_result((head, body))
+                talk = self._talks.get(head.get("id", _START))
+                if say == "taken" and talk is not None:
+                    talk.has_taken = True
+                    talk.on_taken()
+                elif talk is not None and not talk.answer.done():
+                    talk.answer.set_result((head, body))
                 elif say == "failed":
                     _log.error("A process for handlers did not end well", exc_info=error_of(head))
 
-    def _death(self, code: int) -> ProcessDiedError:
-        how = how_ended(code)
-        if self._has_taken:
-            return ProcessDiedError(f"The process of this job {how}.")
-        return NotTakenError(f"A process for handlers {how} before it took a job.")
+
+def _outcome(answer: Frame, job: type[Job[Any]]) -> Outcome:
+    if answer[0]["say"] == "failed":
+        raise error_of(answer[0]) or RemoteError("The outcome was lost.")
+    return outcome_of(answer, job)
+
+
+def _has_ended(talk: Talk) -> bool:
+    """Whether its job has an outcome, and was not cut short."""
+    done = talk.answer.done() and not talk.answer.cancelled() and talk.answer.exception() is None
+    return done and talk.answer.result()[0].get("outcome") != "returned"
+
+
+def _death(code: int, talk: Talk) -> ProcessDiedError:
+    how = how_ended(code)
+    if talk.has_taken:
+        return ProcessDiedError(f"The process of this job {how}.")
+    return NotTakenError(f"A process for handlers {how} before it took a job.")
 
 
 def _kill_session(pid: int) -> None:

@@ -17,10 +17,8 @@ from amqpjobs.envelope import Envelope
 from amqpjobs.errors import ProcessDiedError
 from amqpjobs.job import Job
 from amqpjobs.outcome import Outcome
-from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
-from amqpjobs.worker.crossing import job_frame
-from amqpjobs.worker.introduction import introduction
+from amqpjobs.worker.crossing import Head, job_frame
 from amqpjobs.worker.process import Child, NotTakenError
 
 #: After a child that could not start: 1, 2, 4 … 30 s before the next one is tried.
@@ -34,9 +32,8 @@ Within = Callable[[Awaitable[Outcome]], Awaitable[Outcome]]
 class Processes:
     """At most so many children; each is started when first needed and then kept."""
 
-    def __init__(self, *, app: object, registry: Registry, settings: Settings, clock: Clock) -> None:
-        """Raises DefinitionError when a fresh process could not find the app again."""
-        self._introduction = introduction(app, registry)
+    def __init__(self, introduction: Head, *, settings: Settings, clock: Clock) -> None:
+        self._introduction = introduction
         self._settings = settings
         self._clock = clock
         self._free = asyncio.Semaphore(settings.process_count)
@@ -66,20 +63,32 @@ class Processes:
         raise ProcessDiedError(f"{TRIES} processes in a row ended before they took the job.")
 
     @asynccontextmanager
+    async def lent(self) -> AsyncGenerator[Child]:
+        """A child for nobody else, as soon as one is free. Raises as `started` does."""
+        async with self._free, self._child() as child:
+            yield child
+
+    async def retire(self) -> None:
+        """Let the idle ones end; new ones are started when needed."""
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(child.stop() for child in idle))
+
+    @asynccontextmanager
     async def _child(self) -> AsyncGenerator[Child]:
         while self._idle:
             child = self._idle.pop()
             if not child.is_over:
                 break
         else:
-            child = await self._started()
+            child = await self.started()
         try:
             yield child
         finally:
             if not child.is_over:
                 self._idle.append(child)
 
-    async def _started(self) -> Child:
+    async def started(self) -> Child:
+        """A fresh child, which ends with us at the latest. Raises ProcessDiedError or RemoteError."""
         if self._failed_starts:
             await self._clock.sleep(min(LONGEST_PAUSE, 2.0 ** (self._failed_starts - 1)))
         child = Child(self._clock)

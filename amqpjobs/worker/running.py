@@ -1,92 +1,187 @@
-"""What waits and what runs in a worker: slots, and whose turn it is.
+"""What runs in a worker, from its start until it is settled.
 
-`concurrency` slots are shared by the queues; a batch takes one. By weight, each queue with something waiting
-gets its share (smooth weighted round robin, as in nginx); in strict order, an earlier queue
-goes before all later ones as far as its jobs are prefetched.
+A run may lose its channel and get its delivery back on another one; it then goes on as if
+nothing had happened, and so does one that had ended in between.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
 
-from amqpjobs.envelope import Envelope
-from amqpjobs.topology import Queue
+from amqpjobs.clock import Clock
+from amqpjobs.codec import decode
+from amqpjobs.errors import TooLargeError, UnreadableError
+from amqpjobs.events import Events, JobEnded, MessageDied
+from amqpjobs.outcome import Dead, DeadReason, Outcome, Returned
 from amqpjobs.wire import Delivery
-from amqpjobs.worker.batches import Pack
-from amqpjobs.worker.joint import Seat
+from amqpjobs.worker.execution import Execution
+from amqpjobs.worker.quarantine import Quarantine
+from amqpjobs.worker.run import Run
+from amqpjobs.worker.settle import Settler
+from amqpjobs.worker.severed import Severed
+from amqpjobs.worker.suspicion import Suspicion
+
+_log = logging.getLogger(__name__)
 
 
-class Run:
-    """One delivery in a slot, which it shares with its batch if it has a seat in one."""
+class Running:
+    """The runs of one worker. `on_left` is called when one no longer needs its slot."""
 
-    __slots__ = ("delivery", "envelope", "is_settling", "seat", "task")
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        events: Events,
+        settler: Settler,
+        execution: Execution,
+        quarantine: Quarantine,
+        suspicion: Suspicion,
+        longest_body: int,
+        limit: int,
+        on_left: Callable[[Run], object],
+    ) -> None:
+        """`limit` is how many runs may be remembered that have lost their delivery."""
+        self._clock = clock
+        self._events = events
+        self._settler = settler
+        self._execution = execution
+        self._quarantine = quarantine
+        self._suspicion = suspicion
+        self._longest_body = longest_body
+        self._severed = Severed(limit)
+        self._on_left = on_left
+        self._runs: set[Run] = set()
+        self._idle = asyncio.Event()
+        #: Runs that were cut short.
+        self.cancelled = 0
 
-    def __init__(self, delivery: Delivery, seat: Seat | None = None) -> None:
-        self.delivery = delivery
-        self.seat = seat
-        self.envelope: Envelope | None = None
-        #: From here on it is left to finish: what it decided must reach the broker.
-        self.is_settling = False
-        self.task: asyncio.Task[None] | None = None
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def begin(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self._runs.add(run)
+            run.task = asyncio.create_task(self._work(run))
+
+    def rejoin(self, delivery: Delivery) -> bool:
+        """A run gets back the delivery that it lost; one that has ended settles it now. False: it is nobody's."""
+        run = self._severed.take(delivery)
+        if run is None:
+            return False
+        if run in self._runs:
+            run.delivery, run.is_lost = delivery, False
+        elif run.outcome is not None:
+            run.delivery, run.is_lost = delivery, False
+            self._runs.add(run)
+            run.task = asyncio.create_task(self._settle_late(run, run.outcome))
+        return run in self._runs  # else it was cut short
+
+    def note_lost(self) -> None:
+        """The channel is gone on which these came: the broker delivers them again."""
+        for run in self._runs:
+            if not run.delivery.is_open:
+                self._lose(run)
+
+    async def wait(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Until nothing runs, the time is over, or somebody is in a hurry."""
+        self._idle.clear()
+        if not self._runs:
+            return
+        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(hurry.wait())]
+        with contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(seconds):
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def cut_short(self) -> None:
+        """Cancel what has not come to its outcome; it is handed back."""
+        for run in self._runs:
+            if run.task is not None and not run.is_settling:
+                run.task.cancel("the worker stops")
+
+    async def end(self, seconds: float) -> None:
+        """Give up settling that the broker never answered: those jobs come again."""
+        left = [run.task for run in self._runs if run.task is not None]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=seconds)
+
+    async def _work(self, run: Run) -> None:
+        started = self._clock.monotonic()
+        try:
+            outcome = await self._outcome(run)
+            run.seconds = self._clock.monotonic() - started
+            run.is_settling = True
+            await self._settle(run, outcome)
+        except Exception:
+            # Nothing above may raise; if it does, the message stays unacked and comes again
+            # with the next connection.
+            _log.exception("A delivery could not be handled")
+        finally:
+            self._forget(run)
+            self._on_left(run)
+
+    async def _outcome(self, run: Run) -> Outcome:
+        try:
+            run.envelope = decode(run.delivery)
+            if len(run.delivery.body) > self._longest_body:
+                return Dead(DeadReason.TOO_LARGE, _too_large(run.delivery, self._longest_body))
+            if run.delivery.redelivered or run.envelope.crashes:
+                run.envelope, outcome = await self._quarantine.run(run.delivery, run.envelope, run.seat)
+                return outcome
+            return await self._execution.run(run.envelope, run.seat)
+        except UnreadableError as error:
+            return Dead(DeadReason.UNREADABLE, error)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            return Returned()
+        finally:
+            if run.seat is not None:
+                run.seat.excuse()
+
+    async def _settle(self, run: Run, outcome: Outcome) -> None:
+        delivery = None
+        while delivery is not run.delivery:  # else it came again in the meantime
+            delivery = run.delivery
+            if await self._settler.settle(delivery, run.envelope, outcome):
+                self._tell(run, outcome)
+                return
+        if not isinstance(outcome, Returned):  # that one is to be run again
+            run.outcome = outcome
+        self._lose(run)
+
+    async def _settle_late(self, run: Run, outcome: Outcome) -> None:
+        """For a run that had ended, and left its slot, before its delivery came again."""
+        try:
+            await self._settle(run, outcome)
+        except Exception:
+            _log.exception("A delivery could not be handled")
+        finally:
+            self._forget(run)
+
+    def _lose(self, run: Run) -> None:
+        if not run.is_lost:
+            run.is_lost = True
+            self._suspicion.pardon([run.delivery])  # we live, so it has killed nobody
+        if run.outcome is not None or run in self._runs:
+            self._severed.add(run)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.discard(run)
+        if not self._runs:
+            self._idle.set()
+
+    def _tell(self, run: Run, outcome: Outcome) -> None:
+        if run.envelope is None:
+            self._events.emit(MessageDied(run.delivery.queue, run.delivery.properties.message_id, outcome))
+        elif self._events.wanted(JobEnded):
+            self._events.emit(JobEnded(run.envelope, outcome, run.seconds))
 
 
-class Slots:
-    """Deliveries and packs of them that wait, and how many more may run."""
-
-    def __init__(self, concurrency: int, queues: Sequence[Queue], *, strict: bool = False) -> None:
-        self._free = concurrency
-        self._strict = strict
-        self._waiting: dict[str, deque[Delivery | Pack]] = {queue.name: deque() for queue in queues}
-        self._weights = {queue.name: queue.weight for queue in queues}
-        self._credit = dict.fromkeys(self._weights, 0)
-
-    @property
-    def waiting(self) -> int:
-        """Deliveries that have not started."""
-        return len(self._all())
-
-    def add(self, load: Delivery | Pack) -> None:
-        """A delivery or a pack waits for its turn."""
-        self._waiting[load.queue].append(load)
-
-    def take(self) -> Delivery | Pack | None:
-        """What is next, now in a slot; None when there is nothing or no slot is free."""
-        while self._free:
-            name = self._next_queue()
-            if name is None:
-                return None
-            load = self._waiting[name].popleft()
-            if load.is_open:  # else it comes again on another channel
-                self._free -= 1
-                return load
-        return None
-
-    def release(self) -> None:
-        """A slot is free again."""
-        self._free += 1
-
-    def drop_lost(self) -> None:
-        """Forget what waits from channels that are closed: it comes again on another one."""
-        for name, waiting in self._waiting.items():
-            self._waiting[name] = deque(each for each in waiting if each.is_open)
-
-    def empty(self) -> list[Delivery]:
-        """All that waits, taken out to be handed back."""
-        waiting = self._all()
-        for each in self._waiting.values():
-            each.clear()
-        return waiting
-
-    def _all(self) -> list[Delivery]:
-        loads = [load for each in self._waiting.values() for load in each]
-        return [each for load in loads for each in (load.deliveries if isinstance(load, Pack) else [load])]
-
-    def _next_queue(self) -> str | None:
-        ready = [name for name, waiting in self._waiting.items() if waiting]
-        if len(ready) <= 1 or self._strict:
-            return ready[0] if ready else None
-        for name in ready:
-            self._credit[name] += self._weights[name]
-        chosen = max(ready, key=self._credit.__getitem__)
-        self._credit[chosen] -= sum(self._weights[name] for name in ready)
-        return chosen
+def _too_large(delivery: Delivery, longest: int) -> TooLargeError:
+    return TooLargeError(
+        f"The body has {len(delivery.body)} bytes, and this worker takes {longest} at most (AMQPJOBS_MAX_BODY)."
+    )

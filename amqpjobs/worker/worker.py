@@ -18,33 +18,34 @@ from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
 from amqpjobs.amqp.consumer import Consumer, consume
 from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.amqp.watchdog import Watchdog
 from amqpjobs.client import Client
-from amqpjobs.codec import decode
 from amqpjobs.effects import Effect
-from amqpjobs.errors import DefinitionError, TooLargeError, UnreadableError
+from amqpjobs.errors import DefinitionError
 from amqpjobs.events import (
     Events,
-    JobEnded,
-    MessageDied,
     WorkerStarted,
     WorkerStopped,
     WorkerStopping,
 )
 from amqpjobs.job import hint
 from amqpjobs.middleware import RunMiddleware
-from amqpjobs.outcome import Dead, DeadReason, Outcome, Returned
+from amqpjobs.outcome import Returned
 from amqpjobs.producer import Producing
 from amqpjobs.registry import Registry
-from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Queue
 from amqpjobs.wire import Delivery
-from amqpjobs.worker.batches import Batches, Pack, prefetch_of
+from amqpjobs.worker.batches import prefetch_of
 from amqpjobs.worker.execution import Execution
-from amqpjobs.worker.introduction import refuse_while_a_child_starts
+from amqpjobs.worker.intake import Intake
+from amqpjobs.worker.introduction import introduction, refuse_while_a_child_starts
 from amqpjobs.worker.parked import Parked
 from amqpjobs.worker.processes import Processes
-from amqpjobs.worker.running import Run, Slots
+from amqpjobs.worker.quarantine import Quarantine
+from amqpjobs.worker.run import Run
+from amqpjobs.worker.running import Running
 from amqpjobs.worker.settle import Settler
+from amqpjobs.worker.suspicion import Suspicion
 from amqpjobs.worker.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -99,9 +100,20 @@ class Worker:
         self._grace = app.settings.grace if grace is None else grace
         self._concurrency = concurrency or app.settings.concurrency
         self._queues = _chosen(app, queues)
-        self._slots = Slots(self._concurrency, self._queues, strict=strict)
-        self._batches = Batches(app.registry, app.clock, self._enlist)
-        self._runs: set[Run] = set()
+        self._prefetch = {
+            queue.name: prefetch_of(queue, app.registry.handlers, self._concurrency) for queue in self._queues
+        }
+        self._suspicion = Suspicion()
+        self._intake = Intake(
+            registry=app.registry,
+            clock=app.clock,
+            queues=self._queues,
+            concurrency=self._concurrency,
+            strict=strict,
+            suspicion=self._suspicion,
+            on_ready=self._begin_what_fits,
+        )
+        self._running: Running | None = None
         self._consumers: list[Consumer] = []
         self._threads = Threads()
         self._declarer = Declarer(app.topology, app.events)
@@ -115,14 +127,10 @@ class Worker:
             events=app.events,
             effects=app.effects,
         )
-        self._execution: Execution | None = None
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
         self._hurry_asked = asyncio.Event()
-        self._idle = asyncio.Event()
         self._is_stopping = False
-        #: Runs that were cut short at the end; 0 after a clean stop.
-        self.cancelled = 0
 
     @property
     def is_consuming(self) -> bool:
@@ -131,8 +139,13 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Jobs in slots."""
-        return len(self._runs)
+        """Jobs that have begun and are not settled."""
+        return 0 if self._running is None else len(self._running)
+
+    @property
+    def cancelled(self) -> int:
+        """Runs that were cut short at the end; 0 after a clean stop."""
+        return 0 if self._running is None else self._running.cancelled
 
     @property
     def events(self) -> Events:
@@ -147,7 +160,7 @@ class Worker:
         session = await self._publishing.session()
         queues = [self._app.topology.work_queue(queue.name) for queue in self._queues]
         ready = [await self._declarer.count(session, queue) or 0 for queue in queues]
-        return sum(ready) + self._batches.collecting + self._slots.waiting + len(self._runs)
+        return sum(ready) + self._intake.waiting + self.running
 
     async def __aenter__(self) -> Self:
         app = self._app
@@ -172,7 +185,7 @@ class Worker:
             stack.callback(self._threads.close)
             if processes is not None:
                 await stack.enter_async_context(processes)
-            self._execution = Execution(
+            execution = Execution(
                 registry=app.registry,
                 settings=app.settings,
                 clock=app.clock,
@@ -183,8 +196,11 @@ class Worker:
                 middlewares=app.run_middlewares,
                 processes=processes,
             )
+            self._running = self._made_running(execution, await self._entered_quarantine(stack, execution))
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
+            watchdog = Watchdog(self._declarer, app.settings.heartbeat, lambda: self._consumers)
+            stack.push_async_callback(_ended, asyncio.create_task(watchdog.watch()))
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
             stack.push_async_callback(_ended, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()
@@ -197,11 +213,8 @@ class Worker:
     ) -> None:
         await self.drain()
         await self._stack.aclose()
-        left = [run.task for run in self._runs if run.task is not None]
-        for task in left:  # settling that the broker never answered: their jobs come again
-            task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=LAST_WORDS)
+        if self._running is not None:
+            await self._running.end(LAST_WORDS)
         self._app.events.emit(WorkerStopped(self.cancelled))
 
     async def run(self) -> None:
@@ -221,19 +234,48 @@ class Worker:
         self._is_stopping = True
         await self._cancel_consumers()
         await self._app.clock.sleep(0)  # the library hands on what came before the cancel-ok
-        waiting = [*self._slots.empty(), *self._batches.empty()]
+        waiting = self._intake.close()
         for delivery in waiting:
             await self._settler.settle(delivery, None, Returned())
-        self._app.events.emit(WorkerStopping(len(self._runs), len(waiting)))
-        await self._wait_for_runs(self._grace)
-        self._cut_short()
-        await self._wait_for_runs(LAST_WORDS)
+        self._app.events.emit(WorkerStopping(self.running, len(waiting)))
+        if self._running is not None:
+            await self._running.wait(self._grace, self._hurry_asked)
+            self._running.cut_short()
+            self._hurry_asked.clear()
+            await self._running.wait(LAST_WORDS, self._hurry_asked)
+
+    async def _entered_quarantine(self, stack: AsyncExitStack, execution: Execution) -> Quarantine:
+        app = self._app
+        return await stack.enter_async_context(
+            Quarantine(
+                app=app,
+                registry=app.registry,
+                settings=app.settings,
+                clock=app.clock,
+                events=app.events,
+                execution=execution,
+                suspicion=self._suspicion,
+            )
+        )
+
+    def _made_running(self, execution: Execution, quarantine: Quarantine) -> Running:
+        return Running(
+            clock=self._app.clock,
+            events=self._app.events,
+            settler=self._settler,
+            execution=execution,
+            quarantine=quarantine,
+            suspicion=self._suspicion,
+            longest_body=self._settings.max_body,
+            limit=sum(self._prefetch.values()),
+            on_left=self._left,
+        )
 
     def _processes_needed(self) -> Processes | None:
         app = self._app
         if all(handler.run_in != "process" for handler in app.registry.handlers):
             return None
-        return Processes(app=app, registry=app.registry, settings=app.settings, clock=app.clock)
+        return Processes(introduction(app, app.registry), settings=app.settings, clock=app.clock)
 
     # Consuming
 
@@ -241,8 +283,7 @@ class Worker:
         """What each new session needs: our queues, just our bindings, our consumers."""
         if self._is_stopping:
             return
-        self._slots.drop_lost()
-        self._batches.drop_lost()
+        self._note_lost()
         await self._declarer.prepare(session, self._plan(), declares=self._settings.declare)
         with told_of_consuming():
             self._consumers = [
@@ -250,7 +291,7 @@ class Worker:
                     session,
                     queue=self._app.topology.work_queue(queue.name),
                     name=queue.name,
-                    prefetch=prefetch_of(queue, self._app.registry.handlers, self._concurrency),
+                    prefetch=self._prefetch[queue.name],
                     on_delivery=self._received,
                 )
                 for queue in self._queues
@@ -263,68 +304,25 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
-        if self._is_stopping or not self._batches.add(delivery):
-            self._enlist(delivery)
+        if self._running is None or not self._running.rejoin(delivery):
+            self._intake.add(delivery)
 
-    def _enlist(self, load: Delivery | Pack) -> None:
-        self._slots.add(load)
-        self._start_what_fits()
+    def _note_lost(self) -> None:
+        """What we held when a connection went comes back, and has killed nobody."""
+        if self._running is not None:
+            self._running.note_lost()
+        self._suspicion.pardon(self._intake.drop_lost())
 
-    def _start_what_fits(self) -> None:
-        while not self._stop_asked.is_set() and not self._is_stopping and (load := self._slots.take()) is not None:
-            for run in self._runs_of(load):
-                self._runs.add(run)
-                run.task = asyncio.create_task(self._work(run))
+    def _begin_what_fits(self) -> None:
+        while not (self._stop_asked.is_set() or self._is_stopping or self._running is None):
+            runs = self._intake.take()
+            if not runs:
+                return
+            self._running.begin(runs)
 
-    def _runs_of(self, load: Delivery | Pack) -> list[Run]:
-        if isinstance(load, Pack):
-            return [Run(delivery, seat) for delivery, seat in self._batches.seats(load)]
-        return [Run(load)]
-
-    # One job
-
-    async def _work(self, run: Run) -> None:
-        clock, started = self._app.clock, self._app.clock.monotonic()
-        try:
-            outcome = await self._outcome(run)
-            seconds = clock.monotonic() - started
-            run.is_settling = True
-            if await self._settler.settle(run.delivery, run.envelope, outcome):
-                self._tell(run, outcome, seconds)
-        except Exception:
-            # Nothing above may raise; if it does, the message stays unacked and comes again
-            # with the next connection.
-            _log.exception("A delivery could not be handled")
-        finally:
-            self._runs.discard(run)
-            if run.seat is None or run.seat.leave():
-                self._slots.release()
-            if not self._runs:
-                self._idle.set()
-            self._start_what_fits()
-
-    async def _outcome(self, run: Run) -> Outcome:
-        assert self._execution is not None
-        try:
-            run.envelope = decode(run.delivery)
-            if len(run.delivery.body) > self._settings.max_body:
-                return Dead(DeadReason.TOO_LARGE, _too_large(run.delivery, self._settings))
-            return await self._execution.run(run.envelope, run.seat)
-        except UnreadableError as error:
-            return Dead(DeadReason.UNREADABLE, error)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            return Returned()
-        finally:
-            if run.seat is not None:
-                run.seat.excuse()
-
-    def _tell(self, run: Run, outcome: Outcome, seconds: float) -> None:
-        events = self._app.events
-        if run.envelope is None:
-            events.emit(MessageDied(run.delivery.queue, run.delivery.properties.message_id, outcome))
-        elif events.wanted(JobEnded):
-            events.emit(JobEnded(run.envelope, outcome, seconds))
+    def _left(self, run: Run) -> None:
+        self._intake.leave(run)
+        self._begin_what_fits()
 
     # Stopping
 
@@ -333,24 +331,6 @@ class Worker:
             async with self._app.clock.timeout(LAST_WORDS):
                 for consumer in self._consumers:
                     await consumer.cancel()
-
-    async def _wait_for_runs(self, seconds: float) -> None:
-        """Until nothing runs, the time is over, or somebody is in a hurry."""
-        self._idle.clear()
-        if not self._runs:
-            return
-        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(self._hurry_asked.wait())]
-        with contextlib.suppress(TimeoutError):
-            async with self._app.clock.timeout(seconds):
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-    def _cut_short(self) -> None:
-        for run in self._runs:
-            if run.task is not None and not run.is_settling:
-                run.task.cancel("the worker stops")
-        self._hurry_asked.clear()
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
@@ -369,10 +349,3 @@ def _chosen(app: Service, names: Sequence[str] | None) -> list[Queue]:
     if unknown:
         raise DefinitionError(f"App {app.name!r} has no queue {unknown[0]!r}.{hint(unknown[0], list(known))}")
     return [known[name] for name in names]
-
-
-def _too_large(delivery: Delivery, settings: Settings) -> TooLargeError:
-    return TooLargeError(
-        f"The body has {len(delivery.body)} bytes, and this worker takes {settings.max_body} at most "
-        "(AMQPJOBS_MAX_BODY)."
-    )

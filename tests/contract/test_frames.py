@@ -77,7 +77,7 @@ async def test_a_job_costs_one_task_beyond_the_clients_own(bench: Bench) -> None
 
     ours = {name: count for name, count in tasks.items() if name.startswith("amqpjobs.worker")}
     clients = {name: count for name, count in tasks.items() if name not in ours}
-    assert ours.pop("amqpjobs.worker.worker.Worker._work") == 1_000
+    assert ours.pop("amqpjobs.worker.running.Running._work") == 1_000
     assert sum(ours.values()) <= 2  # the look at the parked jobs
     assert sum(clients.values()) <= 1_150, clients  # one each, and those of two connections
 

@@ -79,6 +79,7 @@ PROPERTIES: list[Garbage] = [
     broken_header("amqpjobs-root", 1),
     broken_header("amqpjobs-first-at", "then"),
     broken_header("amqpjobs-unknown-since", False),
+    broken_header("amqpjobs-crashes", -1),
     broken_header("amqpjobs-exchange", 3),
 ]
 

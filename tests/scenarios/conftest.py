@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apps import Bench
-from tests.support.broker import Broker, plain_client
+from amqpjobs import App, EnqueueError
+from tests.support.apps import Bench, Note
+from tests.support.broker import PATIENCE, Broker, eventually, plain_client
 from tests.support.rabbitmq import Node
 from tests.support.service import Service
 from tests.support.shop import Shop
@@ -57,3 +58,20 @@ async def service(url: str, unique: Callable[[], str], tmp_path: Path) -> AsyncG
 async def control(node: Node, *arguments: str) -> str:
     """rabbitmqctl, without holding up the event loop."""
     return await asyncio.to_thread(node.ctl, *arguments)
+
+
+async def until_all_ran(wanted: set[str], have: Callable[[], set[str]], *, within: float = 60) -> None:
+    async def is_done() -> bool:
+        return wanted <= have()
+
+    await eventually(is_done, within=within)
+
+
+async def until_enqueued(app: App[None], job: Note) -> str:
+    """Its id. Nobody is bound until the worker is back."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return (await app.enqueue(job)).job_id
+            except EnqueueError:
+                await asyncio.sleep(0.05)

@@ -122,6 +122,12 @@ class Broker:
             message = await channel.basic_get(queue)
             await channel.basic_reject(cast("Any", message.delivery).delivery_tag, requeue=False)
 
+    async def bounce(self, queue: str, times: int) -> None:
+        """Take the first message and reject it back so often; all brokers count that like a crash."""
+        async with self.channel() as channel:
+            for _ in range(times):
+                await channel.basic_reject(await _got(channel, queue), requeue=True)
+
     async def count(self, queue: str) -> int:
         """Messages that wait, those lent to consumers left out."""
         async with self.channel() as channel:
@@ -186,6 +192,14 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float 
     while not await condition():
         assert time.monotonic() < deadline, f"It did not become true within {within:g} s."
         await asyncio.sleep(0.02)
+
+
+async def _got(channel: AbstractChannel, queue: str) -> int:
+    """The delivery tag of the next message, as soon as there is one."""
+    while True:
+        found = (await channel.basic_get(queue)).delivery
+        if isinstance(found, aiormq.spec.Basic.GetOk):
+            return found.delivery_tag or 0
 
 
 def table(*fields: bytes) -> bytes:

@@ -77,6 +77,7 @@ def delivery(
     queue: str = "work",
     defect: str = "",
     tag: int = 7,
+    redelivered: bool = False,
     **properties: Any,
 ) -> Delivery:
     return Delivery(
@@ -85,7 +86,7 @@ def delivery(
         queue=queue,
         exchange="amqpjobs",
         routing_key="probe",
-        redelivered=False,
+        redelivered=redelivered,
         tag=tag,
         settler=settler or FakeSettler(),
         defect=defect,

@@ -291,3 +291,20 @@ async def test_a_broker_that_speaks_another_version_is_heard() -> None:
     heard = await reader.readexactly(1) + await reader.readexactly(6)
 
     assert heard == b"AMQP\x00\x00\x09"
+
+
+async def test_that_the_broker_blocks_publishers_is_heard_and_passed_on() -> None:
+    heard, source = list[str | None](), asyncio.StreamReader()
+    reader = GuardedReader(source, heard.append)
+    stream = [
+        framed(1, b"\x00\x0a\x00\x3c\x0dlow on memory", 0),
+        framed(1, b"\x00\x0a\x00\x3d", 0),
+        framed(1, b"\x00\x0a\x00\x3c\x02\xff\xfe", 0),
+        framed(1, b"\x00\x0a\x00\x3d", 1),  # not the connection's
+    ]
+    source.feed_data(b"".join(stream))
+
+    passed = [await reader.readexactly(len(frame)) for frame in stream]
+
+    assert passed == stream
+    assert heard == ["low on memory", None, "\ufffd\ufffd"]

@@ -10,7 +10,7 @@ from amqpjobs.job import Job
 from amqpjobs.registry import Registry
 from amqpjobs.topology import Queue
 from amqpjobs.worker.batches import Batches, Pack, prefetch_of
-from amqpjobs.worker.running import Slots
+from amqpjobs.worker.slots import Slots
 from tests.support.clock import FakeClock, settle
 from tests.unit.making import FakeSettler, delivery
 

@@ -159,6 +159,10 @@ def test_what_a_handler_without_result_returns_all_the_same_is_dropped() -> None
     assert outcome_of(across(outcome_frame(Completed(object()), Nothing)), Nothing) == Completed(None)
 
 
+def test_a_result_that_was_left_out_is_none_of_any_type() -> None:
+    assert outcome_of(across(outcome_frame(Completed(), Nothing)), Count) == Completed(None)
+
+
 def test_a_log_line_crosses_with_its_fields_and_its_traceback() -> None:
     try:
         raise ValueError("bad")

@@ -8,7 +8,13 @@ import pytest
 from amqpjobs.app import App
 from amqpjobs.errors import DefinitionError
 from amqpjobs.job import Job
-from amqpjobs.worker.introduction import child_starting, introduction, place_of, refuse_while_a_child_starts
+from amqpjobs.worker.introduction import (
+    child_starting,
+    introduction,
+    place_of,
+    quarantine_introduction,
+    refuse_while_a_child_starts,
+)
 
 
 class Square(Job[int], kind="square"):
@@ -24,6 +30,8 @@ class Holder:
 
 
 app = App("here")
+every = App("every")
+every.handler(Square)(square)
 
 
 def test_an_app_is_found_where_its_handlers_are() -> None:
@@ -70,3 +78,19 @@ def test_no_worker_starts_while_a_child_imports_its_app() -> None:
         refuse_while_a_child_starts()
 
     refuse_while_a_child_starts()
+
+
+def test_a_child_for_suspects_is_told_all_handlers() -> None:
+    told = quarantine_introduction(every, every.registry)
+
+    assert told["quarantine"] is True
+    assert told["app"] == f"{__name__}:every"
+    assert told["handlers"] == {"square": f"{__name__}.square"}
+
+
+def test_a_script_is_not_run_a_second_time_for_suspects(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = App("script")
+    monkeypatch.setattr(sys.modules["__main__"], "mine", mine, raising=False)
+
+    with pytest.raises(DefinitionError, match="into a module that the script imports"):
+        quarantine_introduction(mine, mine.registry)

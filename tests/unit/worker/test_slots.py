@@ -3,7 +3,8 @@ from itertools import pairwise
 
 from amqpjobs.topology import Queue
 from amqpjobs.wire import Delivery
-from amqpjobs.worker.running import Run, Slots
+from amqpjobs.worker.run import Run
+from amqpjobs.worker.slots import Slots
 from tests.unit.making import FakeSettler, delivery
 
 
@@ -100,3 +101,18 @@ def test_a_run_begins_unread_and_unsettled() -> None:
     run = Run(delivery())
 
     assert (run.envelope, run.is_settling, run.task) == (None, False, None)
+
+
+def test_what_was_lost_is_told_once_wherever_it_was_noticed() -> None:
+    slots = Slots(1, [Queue("a")])
+    waiting, passed_over = FakeSettler(), FakeSettler(is_open=False)
+    slots.add(delivery(queue="a", tag=1, settler=passed_over))
+    slots.add(delivery(queue="a", tag=2))
+    slots.add(delivery(queue="a", tag=3, settler=waiting))
+    take(slots, 1)
+    waiting.is_open = False
+
+    lost = slots.drop_lost()
+
+    assert [each.tag for each in lost] == [1, 3]
+    assert slots.drop_lost() == []

@@ -1,0 +1,345 @@
+"""Networks fail in more ways than one, and a worker consumes again by itself after each of them."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+
+import psutil
+import pytest
+
+from amqpjobs import App, EnqueueError, EnqueueTimeoutError, JobContext, Retry, Worker
+from amqpjobs.events import ConnectionLost, ConnectionOpened, JobEnded
+from tests.conftest import announce
+from tests.scenarios.conftest import until_all_ran, until_enqueued
+from tests.support.apps import Bench, Note, Ran, dead_queue, record, watch, work_queue
+from tests.support.broker import eventually, plain_client
+from tests.support.faults import FaultyProxy, Way
+from tests.support.length import is_full
+
+#: What one look of the watchdog says.
+OPEN_CHANNEL, DECLARE = "method 20.10", "queue.declare"
+
+#: Jobs at once, and seconds each takes.
+PREFETCH, TAKES = (200, 10.0) if is_full() else (40, 1.0)
+#: Seconds after a cut by which a worker is at its old rate.
+BACK_WITHIN = 15.0 if is_full() else 5.0
+
+#: Seconds of faults by chance.
+STORM = 120.0 if is_full() else 8.0
+
+
+class Faulty:
+    """A bench, and a proxy between its workers and the broker."""
+
+    def __init__(self, bench: Bench, proxy: FaultyProxy) -> None:
+        self.bench = bench
+        self.proxy = proxy
+
+    def worked(self) -> App[None]:
+        """An app that works through the proxy, with a short heartbeat."""
+        return self.bench.app(settings=self.bench.settings(url=self.proxy.url, heartbeat=1, reconnect_cap=1))
+
+
+@pytest.fixture
+async def faulty(url: str, unique: Callable[[], str]) -> AsyncGenerator[Faulty]:
+    async with faulty_bench(url, unique) as made:
+        yield made
+
+
+@asynccontextmanager
+async def faulty_bench(url: str, unique: Callable[[], str], seed: int | None = None) -> AsyncGenerator[Faulty]:
+    async with plain_client(url) as client, FaultyProxy(url, seed=seed).running() as proxy:
+        bench = Bench(url, unique, client)
+        yield Faulty(bench, proxy)
+        proxy.resume()
+        await bench.close()
+
+
+async def test_a_cancel_that_got_lost_on_its_way_is_found_by_the_watchdog(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    async with Worker(app):
+        swallowed = faulty.proxy.swallow(Way.FROM_BROKER, "basic.cancel")
+        await faulty.bench.broker.delete_queue(work_queue(app))
+        await swallowed.met()
+        await until_enqueued(producer, kind(n=1))
+        await ran.until(1)
+
+    assert "is gone without a word" in str(lost[0].error)
+
+
+async def test_a_queue_that_was_made_again_without_its_consumer_is_found_by_the_watchdog(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    queues = {each.name: each.arguments for each in app.topology.app(app.queues, []).queues}
+    queue = work_queue(app)
+    async with Worker(app):
+        swallowed = faulty.proxy.swallow(Way.FROM_BROKER, "basic.cancel")
+        await faulty.bench.broker.delete_queue(queue)
+        # Not before: a quorum queue that is back within a moment has 3.10 count a consumer that gets nothing.
+        await swallowed.met()
+        await faulty.bench.broker.declare_queue(queue, queues[queue])
+        await until_enqueued(producer, kind(n=1))
+        await ran.until(1)
+
+    assert "no consumer at the broker" in str(lost[0].error)
+
+
+async def test_a_consumer_that_the_broker_cancels_is_back_at_once(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    opened = watch(app.events, ConnectionOpened)
+    async with Worker(app):
+        for round_ in range(5):
+            assert faulty.proxy.forge_cancel() == 1
+            await opened.until(3 + round_)
+            await producer.enqueue(kind())
+            await ran.until(round_ + 1)
+
+    assert len(lost) == 5
+
+
+async def test_the_watchdog_leaves_a_healthy_worker_alone(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    async with Worker(app):
+        before = Counter(faulty.proxy.to_broker)
+
+        async def has_looked() -> bool:
+            await producer.enqueue(kind())
+            return faulty.proxy.to_broker[DECLARE] >= before[DECLARE] + 4
+
+        await eventually(has_looked)
+        await ran.until(1)
+        said = faulty.proxy.to_broker - before
+
+    assert said[OPEN_CHANNEL] <= said[DECLARE] + 1
+    assert list(lost) == []
+
+
+async def test_an_answer_that_never_comes_ends_the_session(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    async with Worker(app):
+        # The first may be the answer to a look for parked jobs.
+        faulty.proxy.swallow(Way.FROM_BROKER, "queue.declare-ok", count=2)
+        await lost.until(1)
+        faulty.proxy.release()
+        await producer.enqueue(kind())
+        await ran.until(1)
+
+    assert "did not answer on a connection that is open" in str(lost[0].error)
+
+
+async def test_a_broker_that_answers_nothing_while_a_session_is_prepared_is_tried_again(
+    faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amqpjobs.amqp.connection.PREPARE_WITHIN", 2.0)
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    async with Worker(app):
+        swallowed = faulty.proxy.swallow(Way.FROM_BROKER, "basic.consume-ok")
+        faulty.proxy.cut()
+        await swallowed.met()
+        await lost.until(3)
+        await producer.enqueue(kind())
+        await ran.until(1)
+
+    assert "did not answer in time" in " ".join(str(each.error) for each in lost)
+
+
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
+async def test_a_connection_of_which_one_half_is_dead_is_given_up(faulty: Faulty, way: Way) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ran, lost = record(app, kind), watch(app.events, ConnectionLost)
+    async with Worker(app) as worker:
+        faulty.proxy.stall(way)
+        await lost.until(2)
+        was_consuming = worker.is_consuming
+        faulty.proxy.resume()
+        await producer.enqueue(kind())
+        await ran.until(1)
+
+    assert not was_consuming
+
+
+async def test_a_connection_that_takes_nothing_more_is_let_go_of(faulty: Faulty) -> None:
+    bench, kind = faulty.bench, faulty.bench.kind()
+    # The client library's own stuck detection must take longer than the test waits.
+    app = bench.app(settings=bench.settings(url=faulty.proxy.url, heartbeat=60))
+    record(app, kind)
+    async with Worker(app):
+        pass
+
+    def sockets() -> int:
+        connections = psutil.Process().net_connections("tcp")
+        return sum(getattr(each.raddr, "port", None) == faulty.proxy.port for each in connections)
+
+    async def are_closed() -> bool:
+        return sockets() == 0
+
+    await app.enqueue(kind())
+    were_open = sockets()
+    for way in Way:
+        faulty.proxy.stall(way)
+    enqueuing = [app.enqueue(kind(text="x" * 7_000_000), deadline=0.9) for _ in range(5)]
+    failures = await asyncio.gather(*enqueuing, return_exceptions=True)
+    await app.close()
+    await eventually(are_closed)
+
+    assert were_open == 1
+    assert all(isinstance(each, EnqueueTimeoutError) for each in failures)
+
+
+async def test_jobs_that_run_when_the_connection_is_cut_run_once_and_are_acked(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    gate = asyncio.Event()
+
+    async def wait(job: Note, context: JobContext[None]) -> None:
+        await gate.wait()
+
+    ran, ended = record(app, kind, wait), watch(app.events, JobEnded)
+    opened = watch(app.events, ConnectionOpened)
+    async with Worker(app, concurrency=20):
+        await producer.enqueue_many([kind(n=n) for n in range(50)])
+        await ran.until(20)
+        faulty.proxy.cut()
+        await opened.until(4)
+        await until_delivered(faulty.proxy, 40)
+        gate.set()
+        await ended.until(50)
+
+    assert sorted(run.n for run in ran) == list(range(50))
+    assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+async def test_jobs_that_end_while_the_broker_is_away_are_settled_when_it_is_back(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    gate = asyncio.Event()
+
+    async def wait(job: Note, context: JobContext[None]) -> None:
+        await gate.wait()
+        if context.attempt == 1 and job.n % 2:
+            raise Retry("once more", delay=0)
+
+    ran, ended = record(app, kind, wait), watch(app.events, JobEnded)
+    lost = watch(app.events, ConnectionLost)
+    async with Worker(app, concurrency=20) as worker:
+        await producer.enqueue_many([kind(n=n) for n in range(20)])
+        await ran.until(20)
+        await faulty.proxy.refuse()
+        faulty.proxy.cut()
+        await lost.until(4)
+        gate.set()
+
+        async def is_idle() -> bool:
+            return worker.running == 0
+
+        await eventually(is_idle)
+        assert len(ended) == 0
+        await faulty.proxy.accept()
+        await ended.until(30)
+
+    assert Counter((run.n, run.attempt) for run in ran) == Counter(
+        [(n, 1) for n in range(20)] + [(n, 2) for n in range(1, 20, 2)]
+    )
+    assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+async def test_a_worker_whose_connection_is_cut_is_soon_back_at_its_old_rate(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    ends = list[float]()
+
+    async def work(job: Note, context: JobContext[None]) -> None:
+        await asyncio.sleep(TAKES)
+        ends.append(time.monotonic())
+
+    ran = record(app, kind, work)
+    until_cut, watched = 3 * TAKES, 2 * TAKES
+    needed = round(PREFETCH / TAKES * (until_cut + BACK_WITHIN + watched)) + 2 * PREFETCH
+    async with Worker(app, concurrency=PREFETCH):
+        await producer.enqueue_many([kind(n=n) for n in range(needed)], deadline=60)
+        await ran.until(3 * PREFETCH)
+        await asyncio.sleep(TAKES / 2)  # an ack that gets lost on its way makes a copy, and that is no news here
+        faulty.proxy.cut()
+        from_then = time.monotonic() + BACK_WITHIN
+        await asyncio.sleep(BACK_WITHIN + watched)
+        ended = sum(from_then <= each < from_then + watched for each in ends)
+
+    assert ended > 0.8 * PREFETCH / TAKES * watched
+    assert len({run.n for run in ran}) == len(ran)
+
+
+async def test_nothing_confirmed_is_lost_in_a_storm_of_faults(
+    url: str, unique: Callable[[], str], pytestconfig: pytest.Config
+) -> None:
+    async with faulty_bench(url, unique) as faulty:
+        proxy, kind = faulty.proxy, faulty.bench.kind()
+        announce(pytestconfig, f"the storm's seed is {proxy.seed}")
+        app, producer = faulty.worked(), faulty.worked()
+        confirmed = set[str]()
+
+        async def fail_first(job: Note, context: JobContext[None]) -> None:
+            await asyncio.sleep(proxy.random.uniform(0, 0.05))
+            if context.attempt == 1 and job.n % 4 == 0:
+                raise Retry("once more", delay=0)
+
+        async def produce() -> None:
+            for n in count():
+                with suppress(EnqueueError):
+                    confirmed.add((await producer.enqueue(kind(n=n), deadline=3)).job_id)
+
+        ran = record(app, kind, fail_first)
+        async with Worker(app, concurrency=10):
+            producing = [asyncio.create_task(produce()) for _ in range(3)]
+            ends = time.monotonic() + STORM
+            while time.monotonic() < ends:
+                await trouble(proxy)
+            proxy.calm()
+            for task in producing:
+                task.cancel()
+            await asyncio.wait(producing)
+            proxy.cut()  # what was told and got lost on its way comes again
+            await until_all_ran(confirmed, lambda: {run.envelope.job_id for run in ran if is_last(run)})
+            await faulty.bench.broker.await_count(work_queue(app), 0)
+        await producer.close()
+
+        assert len(confirmed) > 20
+        assert await faulty.bench.broker.count(dead_queue(app)) == 0
+        assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+def is_last(run: Ran) -> bool:
+    return run.attempt == (2 if run.n % 4 == 0 else 1)
+
+
+async def trouble(proxy: FaultyProxy) -> None:
+    """One fault by chance, and a while until the next."""
+    chance = proxy.random
+    way = chance.choice(list(Way))
+    match chance.randrange(6):
+        case 0:
+            proxy.cut(reset=chance.random() < 0.5)
+        case 1:
+            proxy.cut_at(way, chance.randint(1, 5_000))
+        case 2:
+            proxy.tear(way, chance.choice(["basic.ack", "basic.deliver", "basic.publish", "body"]))
+        case 3:
+            proxy.stall(way)
+        case 4:
+            proxy.swallow(Way.TO_BROKER, "basic.ack", nth=chance.randint(1, 5))
+        case _:
+            proxy.forge_cancel()
+    proxy.delay(chance.uniform(0, 0.02), jitter=0.02)
+    await asyncio.sleep(chance.uniform(0.1, 0.8))
+    proxy.resume()
+
+
+async def until_delivered(proxy: FaultyProxy, count: int) -> None:
+    async def is_delivered() -> bool:
+        return proxy.from_broker["basic.deliver"] >= count
+
+    await eventually(is_delivered)
