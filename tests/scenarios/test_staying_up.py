@@ -175,8 +175,8 @@ async def test_a_connection_that_takes_nothing_more_is_let_go_of(faulty: Faulty)
         pass
 
     def sockets() -> int:
-        connections = psutil.Process().net_connections("tcp")
-        return sum(getattr(each.raddr, "port", None) == faulty.proxy.port for each in connections)
+        ends = [each.raddr for each in psutil.Process().net_connections("tcp")]
+        return sum(tuple(end) == ("127.0.0.1", faulty.proxy.port) for end in ends)
 
     async def are_closed() -> bool:
         return sockets() == 0
