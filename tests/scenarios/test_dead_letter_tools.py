@@ -24,7 +24,6 @@ LETTERS = 10_000 if is_full() else 1_000
 REASONS = ("attempts_exhausted", "not_retryable", "invalid_arguments", "unreadable", "unknown_kind")
 ERRORS = ("ConnectionError", "ValueError", "InvalidArgumentsError", "UnreadableError", "UnknownKindError")
 COMMANDS = ("ls", "show", "requeue", "edit", "purge", "export", "import")
-NOW = datetime.now(UTC)
 
 SERVICE = """
 from amqpjobs import App, Job
@@ -93,7 +92,7 @@ class Desk:
             "amqpjobs-dead-reason": REASONS[n % 5],
             "amqpjobs-dead-error": f"{ERRORS[n % 5]}: it \x1b[31mbroke\x1b[0m\nforged",
             "amqpjobs-dead-traceback": "Traceback (most recent call last):\n" + "  somewhere\n" * 40,
-            "amqpjobs-dead-at": milliseconds(NOW - timedelta(minutes=n)),
+            "amqpjobs-dead-at": milliseconds(datetime.now(UTC) - timedelta(minutes=n)),
             "amqpjobs-dead-queue": self.name,
         }
         return {"kind": f"{self.name}.order", "message_id": f"m-{job_id}", "headers": headers}

@@ -6,92 +6,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from importlib import import_module
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from amqpjobs import Job
 from amqpjobs.worker.suspicion import MOST_RETURNS, PAUSED_FROM
-from tests.support.apps import NAMESPACE, dead_queue, work_queue
-from tests.support.broker import PATIENCE, Broker, Letter, eventually, plain_client
-from tests.support.fleet import Fleet, Ledger
+from tests.support.broker import PATIENCE, eventually
 from tests.support.length import is_full
 from tests.support.proxy import Proxy
+from tests.support.scene import LONG, Scene, open_scene
 
 INNOCENTS, PREFETCH, WORKERS = (500, 50, 3) if is_full() else (60, 20, 2)
 #: How often two workers are replaced by two new ones.
 ROLLS = 25 if is_full() else 3
-#: What a story may take at full length, on a machine that does other things too.
-LONG = 180.0
 ATTEMPTS = 5 if is_full() else 3
-HOME = "tests.support.killer_app"
-
-
-class Scene:
-    """The app as a producer sees it, and what its workers have done."""
-
-    def __init__(self, url: str, home: Any, broker: Broker, folder: Path) -> None:
-        self._url = url
-        self.home = home
-        self.broker = broker
-        self.folder = folder
-        self.ledger = Ledger(folder)
-
-    def fleet(self, count: int = WORKERS, *, through: Proxy | None = None, **settings: object) -> Fleet:
-        return Fleet(self._url if through is None else through.url, self.folder, count, **settings)
-
-    @property
-    def queue(self) -> str:
-        return work_queue(self.home.app)
-
-    async def enqueue(self, jobs: Sequence[Job[Any]], **options: Any) -> None:
-        await self.home.app.enqueue_many(jobs, deadline=60, **options)
-
-    def innocents(self, count: int, **fields: Any) -> list[Job[Any]]:
-        return [self.home.Innocent(name=f"innocent-{number}", **fields) for number in range(count)]
-
-    def touch(self, name: str) -> None:
-        (self.folder / name).touch()
-
-    async def dead(self, count: int = 1, *, within: float = LONG) -> list[Letter]:
-        """Just so many dead letters."""
-        queue = dead_queue(self.home.app)
-        letters = await self.broker.take(queue, count, within=within) if count else []
-        assert await self.broker.count(queue) == 0
-        return letters
-
-    async def until_empty(self) -> None:
-        """Until the work queue has nothing, also nothing that is lent."""
-        await self.broker.await_count(self.queue, 0)
-
-    def paid(self) -> dict[str, set[int]]:
-        """The innocents that saw another attempt than their first."""
-        return {
-            job: attempts
-            for job, attempts in self.ledger.attempts().items()
-            if job.startswith("innocent") and attempts != {1}
-        }
 
 
 @pytest.fixture
 async def scene(
     url: str, unique: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Scene]:
-    name = unique()
-    options = {"folder": str(tmp_path), "name": name, "prefetch": str(PREFETCH)}
-    monkeypatch.setenv("KILLER_APP_OPTIONS", json.dumps(options))
-    monkeypatch.setenv("AMQPJOBS_URL", url)
-    monkeypatch.setenv("AMQPJOBS_NAMESPACE", NAMESPACE)
-    sys.modules.pop(HOME, None)
-    async with plain_client(url) as broker:
-        scene = Scene(url, import_module(HOME), broker, tmp_path)
+    async with open_scene(url, unique(), tmp_path, monkeypatch, prefetch=PREFETCH) as scene:
         yield scene
-        await scene.home.app.close()
-        await broker.delete_queue(scene.queue)
-        await broker.delete_queue(dead_queue(scene.home.app))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +46,7 @@ async def test_a_job_that_kills_its_worker_ends_after_its_attempts_and_costs_nob
     killer = getattr(scene.home, kind)(name="killer", how=how)
     started = time.monotonic()
 
-    async with scene.fleet() as fleet:
+    async with scene.fleet(WORKERS) as fleet:
         middle = len(innocents) // 2
         await scene.enqueue([*innocents[:middle], killer, *innocents[middle:]], max_attempts=ATTEMPTS)
         await scene.ledger.until_done({f"innocent-{n}" for n in range(INNOCENTS)}, within=LONG)
@@ -133,7 +70,7 @@ async def test_two_killers_among_innocents_both_end_and_cost_nobody_else_an_atte
     innocents = scene.innocents(INNOCENTS, seconds=0.05)
     killers = [scene.home.Killer(name=f"killer-{n}") for n in range(2)]
 
-    async with scene.fleet() as fleet:
+    async with scene.fleet(WORKERS) as fleet:
         await scene.enqueue([*innocents[:30], *killers, *innocents[30:]], max_attempts=ATTEMPTS)
         await scene.ledger.until_done({f"innocent-{n}" for n in range(INNOCENTS)}, within=LONG)
         letters = await scene.dead(2)

@@ -96,6 +96,8 @@ class Broker:
 
     async def take(self, queue: str, count: int, *, within: float = PATIENCE) -> list[Letter]:
         """Consume and ack the next `count` messages."""
+        if not count:
+            return []
         letters: list[Letter] = []
         complete = asyncio.Event()
         async with self.channel() as channel:
