@@ -10,18 +10,22 @@ if TYPE_CHECKING:
     from amqpjobs.app import App
     from amqpjobs.batch import Batch
     from amqpjobs.blocking import BlockingClient
+    from amqpjobs.blocking_buffer import BlockingBuffer
+    from amqpjobs.buffer import Buffer
     from amqpjobs.context import BatchContext, JobContext, current_context
     from amqpjobs.errors import (
         AccessRefusedError,
         AmqpJobsError,
         BrokerError,
         BrokerUnavailableError,
+        BufferFullError,
         DecodeError,
         DefinitionError,
         DuplicateKindError,
         EnqueueError,
         EnqueueManyError,
         EnqueueTimeoutError,
+        FlushError,
         HandlerMismatchError,
         InvalidArgumentsError,
         ProcessDiedError,
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
         UnknownKindError,
         UnroutableError,
     )
-    from amqpjobs.handle import JobHandle
+    from amqpjobs.handle import BufferedJob, JobHandle
     from amqpjobs.job import Job, upgrade
     from amqpjobs.outcome import Cancel, Retry, Snooze
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
@@ -45,18 +49,22 @@ _HOMES = {
     "app": ["App"],
     "batch": ["Batch"],
     "blocking": ["BlockingClient"],
+    "blocking_buffer": ["BlockingBuffer"],
+    "buffer": ["Buffer"],
     "context": ["BatchContext", "JobContext", "current_context"],
     "errors": [
         "AccessRefusedError",
         "AmqpJobsError",
         "BrokerError",
         "BrokerUnavailableError",
+        "BufferFullError",
         "DecodeError",
         "DefinitionError",
         "DuplicateKindError",
         "EnqueueError",
         "EnqueueManyError",
         "EnqueueTimeoutError",
+        "FlushError",
         "HandlerMismatchError",
         "InvalidArgumentsError",
         "ProcessDiedError",
@@ -68,7 +76,7 @@ _HOMES = {
         "UnknownKindError",
         "UnroutableError",
     ],
-    "handle": ["JobHandle"],
+    "handle": ["BufferedJob", "JobHandle"],
     "job": ["Job", "upgrade"],
     "outcome": ["Cancel", "Retry", "Snooze"],
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
@@ -84,7 +92,10 @@ __all__ = [  # noqa: RUF022  (by topic)
     "App",
     "Batch",
     "BatchContext",
+    "BlockingBuffer",
     "BlockingClient",
+    "Buffer",
+    "BufferedJob",
     "Job",
     "JobContext",
     "JobHandle",
@@ -107,12 +118,14 @@ __all__ = [  # noqa: RUF022  (by topic)
     "AmqpJobsError",
     "BrokerError",
     "BrokerUnavailableError",
+    "BufferFullError",
     "DecodeError",
     "DefinitionError",
     "DuplicateKindError",
     "EnqueueError",
     "EnqueueManyError",
     "EnqueueTimeoutError",
+    "FlushError",
     "HandlerMismatchError",
     "InvalidArgumentsError",
     "ProcessDiedError",

@@ -9,8 +9,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from typing_extensions import Unpack
 
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
+from amqpjobs.buffer import LIMIT, MAX_BYTES, Buffer
 from amqpjobs.client import Client
-from amqpjobs.clock import Clock, SystemClock
+from amqpjobs.clock import Clock, Seconds, SystemClock
 from amqpjobs.context import JobContext
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError
@@ -260,6 +261,15 @@ class App(Generic[S]):
         too large. No connection is needed, and no middleware is asked.
         """
         drafts_of(self).check(job, options)
+
+    def buffer(self, *, limit: int = LIMIT, max_bytes: int = MAX_BYTES, timeout: Seconds | None = None) -> Buffer:
+        """A buffer in memory, for who may not wait: `async with app.buffer() as buffer`.
+
+        It holds `limit` jobs at most, and `max_bytes` of their bodies and headers (64 MiB).
+        Leaving the block waits for their confirms for `timeout` seconds at most (default: the
+        setting `enqueue_timeout`, 5 s). See `Buffer` for what it promises, and what it does not.
+        """
+        return Buffer(self, self._client, limit=limit, max_bytes=max_bytes, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         await self._client()

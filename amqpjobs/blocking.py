@@ -8,7 +8,6 @@ A client made before a fork works in the child too: the child finds by its pid t
 its own, and begins anew (`engine.py` says what becomes of the parent's thread and sockets).
 """
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -20,9 +19,11 @@ from typing import Any, Self, TypeVar
 
 from typing_extensions import Unpack
 
+from amqpjobs.blocking_buffer import BlockingBuffer
+from amqpjobs.buffer import LIMIT, MAX_BYTES
 from amqpjobs.client import Client
-from amqpjobs.clock import in_seconds
-from amqpjobs.engine import LAST_CALLS, Engine, leave_inherited, start_engine
+from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.engine import LAST_CALLS, Engine, leave_inherited, refuse_in_a_loop, start_engine
 from amqpjobs.envelope import new_id
 from amqpjobs.errors import EnqueueError, EnqueueManyError, EnqueueTimeoutError, UnconfirmedError
 from amqpjobs.handle import EnqueueOptions, JobHandle
@@ -80,8 +81,17 @@ class BlockingClient:
 
     def check(self, job: Job[Any], **options: Unpack[EnqueueOptions]) -> None:
         """Raise at once what `enqueue` would raise in this thread without asking the broker; see `App.check`."""
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         drafts_of(self._app).check(job, options)
+
+    def buffer(
+        self, *, limit: int = LIMIT, max_bytes: int = MAX_BYTES, timeout: Seconds | None = None
+    ) -> BlockingBuffer:
+        """A buffer in memory, for threads that may not wait; arguments are those of `App.buffer`.
+
+        It is open at once and needs no `with` block: the end of the interpreter flushes it too.
+        """
+        return BlockingBuffer(self._app, self._begin, limit=limit, max_bytes=max_bytes, timeout=timeout)
 
     def close(self, timeout: float = LAST_CALLS) -> None:
         """Let calls under way finish and close the connection. Returns after `timeout` seconds at most.
@@ -103,7 +113,7 @@ class BlockingClient:
         self.close()
 
     def _run(self, call: Callable[[Client], Coroutine[Any, Any, T]], options: EnqueueOptions) -> T:
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         given = options.get("deadline")
         deadline = self._app.settings.enqueue_timeout if given is None else in_seconds(given)
         patience = max(deadline, 0) + MARGIN  # what cannot be a deadline is refused further on
@@ -118,6 +128,12 @@ class BlockingClient:
             raise
         finally:
             future.cancel()  # does nothing to one that is done; who was interrupted waits no more
+
+    def _begin(self, call: Callable[[Client], Coroutine[Any, Any, None]]) -> "Future[None]":
+        try:
+            return self._home().submit(call, MARGIN)
+        except _HeldUpError as error:
+            raise error.told(None) from None
 
     def _home(self) -> "_Home":
         pid = os.getpid()
@@ -175,17 +191,6 @@ class _Home:
             yield
         finally:
             self._lock.release()
-
-
-def _refuse_in_a_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(
-        "A BlockingClient would hold up the event loop that runs in this thread until the broker answers. "
-        "Use `await app.enqueue(…)` here, or `await asyncio.to_thread(client.enqueue, job)`."
-    )
 
 
 def _late(patience: float) -> _HeldUpError:

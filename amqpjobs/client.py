@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from typing_extensions import Unpack
 
-from amqpjobs.amqp.connection import Link
+from amqpjobs.amqp.connection import Link, Session
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.clock import Clock, in_seconds
 from amqpjobs.draft import Drafts, seconds_until
@@ -74,7 +74,7 @@ class Client:
         except TimeoutError as error:
             raise self._late(envelope, deadline) from error
         except (EnqueueError, BrokerError) as error:
-            raise _with_id(error, envelope) from error.__cause__
+            raise as_enqueue_error(error, envelope) from error.__cause__
         self._tell(envelope, is_parked)
         return JobHandle(envelope.job_id, envelope.kind, is_parked, result_of(job))
 
@@ -107,7 +107,9 @@ class Client:
         parked: set[int],
     ) -> list[JobHandle[R]]:
         errors = {
-            position: _with_id(error, envelopes[position]) for position, error in results.items() if error is not None
+            position: as_enqueue_error(error, envelopes[position])
+            for position, error in results.items()
+            if error is not None
         }
         for position, envelope in enumerate(envelopes):
             if position not in errors:
@@ -142,6 +144,28 @@ class Client:
             await self._publisher.send(self._drafts.publication(envelope, self._topology.to_parked()))
             return True
         return False
+
+    async def connected(self) -> Session:
+        """The connection, as soon as there is one. Raises what `Link.session` raises."""
+        return await self._link.session()
+
+    async def passed(self, envelope: Envelope) -> Envelope:
+        """What the middlewares make of it, as in a batch: nothing is sent yet."""
+        return await around_enqueue(self._middlewares, _unsent)(envelope)
+
+    async def send(self, envelope: Envelope, *, park: bool) -> None:
+        """Send what has passed the middlewares, and wait for the confirm for as long as it takes.
+
+        Raises what `Publisher.send` raises.
+        """
+        self._tell(envelope, await self._send(envelope, park=park))
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is confirmed, as far as one can tell."""
+        if self._link.is_up:
+            return "The broker is connected and confirms nothing: it may be short of memory or disk."
+        return str(self._link.last_error or "There is no connection yet.")
 
     def publication(self, envelope: Envelope) -> Publication:
         """The message of an envelope, to where its kind or queue says."""
@@ -179,7 +203,7 @@ async def _unsent(envelope: Envelope) -> Envelope:
     return envelope
 
 
-def _with_id(error: BaseException, envelope: Envelope) -> EnqueueError:
+def as_enqueue_error(error: BaseException, envelope: Envelope) -> EnqueueError:
     """Any failure of a publish as an EnqueueError that knows the job."""
     if isinstance(error, BrokerUnavailableError):
         error = EnqueueTimeoutError(str(error))

@@ -242,6 +242,18 @@ def _begin_anew() -> None:
     leave_inherited()
 
 
+def refuse_in_a_loop() -> None:
+    """Raises RuntimeError in a thread whose event loop runs."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "A BlockingClient would hold up the event loop that runs in this thread until the broker answers. "
+        "Use `await app.enqueue(…)` here, or `await asyncio.to_thread(client.enqueue, job)`."
+    )
+
+
 def _stop_all() -> None:
     engines = _house.engines.copy()
     for engine in engines:

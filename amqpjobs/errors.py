@@ -5,7 +5,8 @@ AmqpJobsError
 ├─ SettingsError     a wrong environment variable, pyproject.toml entry or URL
 ├─ BrokerError       BrokerUnavailableError, AccessRefusedError, TopologyMismatchError
 ├─ EnqueueError      UnroutableError, UnconfirmedError, RefusedError, TooLargeError, EnqueueTimeoutError,
-│                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each)
+│                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each),
+│                    BufferFullError, FlushError (some jobs of a buffer; holds an EnqueueError for each)
 ├─ ProcessDiedError  the process of a job's handler crashed or was killed
 └─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
 
@@ -14,6 +15,9 @@ Every text says what happened, with what, and what to do. Wishes of a job (`Retr
 """
 
 from collections.abc import Mapping, Sequence
+
+#: Ids that a text shows; the error itself has all.
+SHOWN_IDS = 10
 
 
 class AmqpJobsError(Exception):
@@ -101,6 +105,35 @@ class EnqueueManyError(EnqueueError):
         super().__init__(
             f"{len(self.errors)} of {len(self.errors) + len(self.enqueued)} jobs were not enqueued; "
             f"the first, at position {min(self.errors)}: {first}"
+        )
+
+
+class BufferFullError(EnqueueError):
+    """A buffer holds as much as it may: the job was not taken.
+
+    `waiting` is how many jobs wait, and `seconds` for how long none of them was confirmed.
+    """
+
+    def __init__(self, text: str, *, waiting: int, seconds: float) -> None:
+        self.waiting = waiting
+        self.seconds = seconds
+        super().__init__(text)
+
+
+class FlushError(EnqueueError):
+    """Some jobs of a buffer are not confirmed. `errors` has one for each, with its `job_id`.
+
+    First those that were dropped, then those that still wait (after a `flush`) or that were
+    given up (at the end of the buffer), each in the order they were put.
+    """
+
+    def __init__(self, errors: Sequence[EnqueueError]) -> None:
+        self.errors = list(errors)
+        ids = [str(each.job_id) for each in self.errors]
+        more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+        super().__init__(
+            f"{len(ids)} jobs of the buffer are not confirmed: {', '.join(ids[:SHOWN_IDS])}{more}. "
+            f"The first: {self.errors[0]}"
         )
 
 

@@ -35,6 +35,14 @@ class JobParked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobDropped(Event):
+    """A buffer gave a job up. What `error` says of it may be that nobody knows whether it is queued."""
+
+    envelope: Envelope
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class JobStarted(Event):
     """A worker starts an attempt."""
 

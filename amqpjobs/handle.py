@@ -56,6 +56,15 @@ class JobHandle(Generic[R_co]):
     _result: type[R_co] | None = field(default=None, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class BufferedJob(Generic[R_co]):
+    """A job that waits in a buffer, and is not confirmed: its id, and the type of its result."""
+
+    job_id: str
+    kind: str
+    _result: type[R_co] | None = field(default=None, repr=False, compare=False)
+
+
 class Enqueue(Protocol):
     """How a job is enqueued, whoever does it."""
 

@@ -17,6 +17,7 @@ from amqpjobs.events import (
     ConnectionOpened,
     ConnectionUnblocked,
     Events,
+    JobDropped,
     JobEnded,
     JobEnqueued,
     JobParked,
@@ -69,6 +70,7 @@ def log_events(events: Events) -> None:
     """Write a line for each event worth one."""
     events.subscribe(JobEnqueued, _enqueued)
     events.subscribe(JobParked, _parked)
+    events.subscribe(JobDropped, _dropped)
     if _log.isEnabledFor(logging.DEBUG):
         events.subscribe(JobStarted, _started)
     events.subscribe(JobEnded, _ended)
@@ -174,6 +176,10 @@ def _enqueued(event: JobEnqueued) -> None:
 
 def _parked(event: JobParked) -> None:
     _log.warning("parked: no queue is bound for its kind yet", extra=_job(event.envelope))
+
+
+def _dropped(event: JobDropped) -> None:
+    _log.error("dropped from the buffer", extra=_job(event.envelope, error=_error(event.error)))
 
 
 def _started(event: JobStarted) -> None:

@@ -25,6 +25,8 @@ KIND = "ENQUEUERS_KIND"
 CHILDREN, EACH = 20, 5
 #: How many tasks Celery's worker is sent.
 TASKS = 100
+#: How many jobs wait in a buffer at once.
+BUFFERED = 300
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
@@ -235,6 +237,36 @@ def abandon() -> None:
     started.wait()
 
 
+def buffer_at_exit() -> None:
+    """End right after jobs were put into a buffer that nobody flushes."""
+    client, _ = make_client()
+    kind = note_class()
+    buffer = client.buffer()
+    for n in range(BUFFERED):
+        say("id", buffer.enqueue(kind(n=n)).job_id)
+
+
+def fork_with_a_buffer() -> None:
+    """Fork while jobs wait; the children put their own, and end as programs do."""
+    client, _ = make_client()
+    kind = note_class()
+    buffer = client.buffer(timeout=20)
+    for _ in range(4):
+        for n in range(BUFFERED // 4):
+            say("id", buffer.enqueue(kind(n=n)).job_id)
+        if os.fork() == 0:
+            if len(buffer):
+                say("inherited", len(buffer))
+                os._exit(1)
+            for n in range(EACH):
+                say("id", buffer.enqueue(kind(n=n, text="child")).job_id)
+            sys.exit()
+    for _ in range(4):
+        if os.wait()[1]:
+            sys.exit("A child failed.")
+    buffer.close()
+
+
 PROGRAMS: dict[str, Callable[[], None]] = {
     "fork_under_load": fork_under_load,
     "fork_between": fork_between,
@@ -243,6 +275,8 @@ PROGRAMS: dict[str, Callable[[], None]] = {
     "first_at_exit": lambda: at_exit(is_connected=False),
     "abandon": abandon,
     "celery_worker": celery_worker,
+    "buffer_at_exit": buffer_at_exit,
+    "fork_with_a_buffer": fork_with_a_buffer,
 }
 
 if __name__ == "__main__":

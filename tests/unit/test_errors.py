@@ -22,6 +22,8 @@ TREE = {
         "TooLargeError",
         "EnqueueTimeoutError",
         "EnqueueManyError",
+        "BufferFullError",
+        "FlushError",
     ],
     "DecodeError": ["UnreadableError", "UnknownKindError", "UnknownVersionError", "InvalidArgumentsError"],
 }
