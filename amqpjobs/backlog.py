@@ -111,7 +111,7 @@ class Backlog:
     def take_errors(self) -> list[EnqueueError]:
         """Of those dropped since the last call; the latest `limit` of them."""
         with self._lock:
-            errors, self._errors = self._errors, deque(maxlen=self._limit)
+            errors, self._errors = self._errors, deque[EnqueueError](maxlen=self._limit)
             return list(errors)
 
     def done(self) -> "tuple[int, Future[None]]":

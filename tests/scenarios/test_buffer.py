@@ -58,7 +58,7 @@ async def test_jobs_put_while_the_broker_is_stopped_arrive_once_in_their_order_w
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("amqpjobs")] == []
 
 
-async def test_a_broker_that_is_stopped_and_killed_among_puts_loses_none(
+async def test_a_broker_that_cuts_connections_and_stops_among_puts_loses_none(
     make_node: MakeNode, bench_on: BenchOn
 ) -> None:
     node = await asyncio.to_thread(make_node)
@@ -74,7 +74,7 @@ async def test_a_broker_that_is_stopped_and_killed_among_puts_loses_none(
         async def put() -> None:
             while not is_over.is_set():
                 ids.extend(buffer.enqueue(kind()).job_id for _ in range(5) if len(buffer) < 2_000)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
         putting = asyncio.create_task(put())
         for _ in range(3):
@@ -93,6 +93,29 @@ async def test_a_broker_that_is_stopped_and_killed_among_puts_loses_none(
     assert arrived.keys() == set(ids) - {each.envelope.job_id for each in dropped}
     assert list(dropped) == []
     assert max(arrived.values()) <= 6  # only what was under way at one of five faults is repeated
+
+
+async def test_jobs_put_while_the_broker_blocks_publishers_arrive_once_when_it_no_longer_does(
+    make_node: MakeNode, bench_on: BenchOn
+) -> None:
+    node = await asyncio.to_thread(make_node)
+    async with bench_on(node) as bench:
+        app, kind = bench.app(), bench.kind()
+        record(app, kind)
+        async with Worker(app):
+            pass
+        async with app, app.buffer(limit=50, timeout=2 * PATIENCE) as buffer:
+            await control(node, "set_vm_memory_high_watermark", "0.0000001")
+            handles = [buffer.enqueue(kind()) for _ in range(50)]
+            with pytest.raises(FlushError, match="short of"):
+                await buffer.flush(6)
+            with pytest.raises(BufferFullError, match="short of"):
+                buffer.enqueue(kind())
+            await control(node, "set_vm_memory_high_watermark", "0.9")
+        await bench.broker.await_count(work_queue(app), 50)
+        letters = await bench.broker.take(work_queue(app), 50)
+
+    assert [letter.text("amqpjobs-id") for letter in letters] == [handle.job_id for handle in handles]
 
 
 async def test_threads_put_while_the_broker_is_stopped(make_node: MakeNode, bench_on: BenchOn) -> None:

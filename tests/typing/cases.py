@@ -14,7 +14,7 @@ from typing import assert_type
 
 from pydantic import BaseModel
 
-from amqpjobs import App, Batch, BatchContext, Job, JobContext, JobHandle, Retry, fixed
+from amqpjobs import App, Batch, BatchContext, BlockingClient, BufferedJob, Job, JobContext, JobHandle, Retry, fixed
 
 
 class Receipt(BaseModel):
@@ -363,6 +363,16 @@ async def calls(ctx: JobContext[State]) -> None:
     assert_type(await app.enqueue(Count(), delay=timedelta(days=1)), JobHandle[int])
     assert_type(await app.enqueue_many([Ping(), Ping()]), list[JobHandle[None]])
     assert_type(await ctx.enqueue(Send(to="a")), JobHandle[Receipt])
+    async with app.buffer(limit=100, max_bytes=10_000, timeout=timedelta(seconds=5)) as buffer:
+        assert_type(buffer.enqueue(Send(to="a"), delay=60), BufferedJob[Receipt])
+        assert_type(await buffer.flush(timeout=10), None)
+        buffer.enqueue(Send(to="a"), dealy=3)  # E: misspelt option in a buffer
+        await buffer.enqueue(Ping())  # E: nothing to wait for
+        confirmed: JobHandle[None] = buffer.enqueue(Ping())  # E: not confirmed
+        print(confirmed)
+    with BlockingClient(app) as client, client.buffer() as blocking:
+        assert_type(blocking.enqueue(Ping()), BufferedJob[None])
+        blocking.enqueue(BaseModel())  # E: no job in a buffer
     wrong: JobHandle[str] = await app.enqueue(Send(to="a"))  # E: wrong result type
     await app.enqueue(Send(to=3))  # E: wrong field
     await app.enqueue(Send())  # E: missing field
