@@ -189,6 +189,23 @@ async def test_a_broker_that_is_there_and_confirms_nothing_is_told_of() -> None:
                 buffer.enqueue(Note())
 
 
+async def test_a_full_buffer_says_for_how_long_nothing_was_confirmed() -> None:
+    dock, gate = Dock(), asyncio.Event()
+    dock.publisher.failures.extend([gate.wait, asyncio.Event().wait])
+    with suppress(FlushError):
+        async with dock.buffer(limit=2, timeout=0) as buffer:
+            buffer.enqueue(Note())
+            buffer.enqueue(Note())
+            await dock.clock.advance(10)
+            gate.set()
+            await dock.clock.advance(5)
+            buffer.enqueue(Note())
+            with pytest.raises(BufferFullError) as caught:
+                buffer.enqueue(Note())
+
+    assert (caught.value.waiting, caught.value.seconds) == (2, 5)
+
+
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"max_bytes": 0}])
 async def test_a_buffer_that_holds_nothing_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
