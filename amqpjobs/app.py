@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from typing_extensions import Unpack
 
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
-from amqpjobs.buffer import LIMIT, MAX_BYTES, Buffer
+from amqpjobs.buffer import Buffer
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock, Seconds, SystemClock
 from amqpjobs.context import JobContext
@@ -23,6 +23,7 @@ from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
 from amqpjobs.settings import Settings, load_settings
+from amqpjobs.tank import LIMIT, MAX_BYTES
 from amqpjobs.topology import Plan, Queue, Topology
 
 R = TypeVar("R")

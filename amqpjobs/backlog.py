@@ -1,7 +1,7 @@
 """What waits to be sent: in the order it was put, bounded by number and by bytes.
 
 It is the same for tasks and for threads: each step is whole, whoever takes it. It knows no
-broker and no clock; `buffer.py` sends what waits here.
+broker and no clock; `tank.py` sends what waits here.
 """
 
 import threading

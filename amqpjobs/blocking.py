@@ -20,7 +20,6 @@ from typing import Any, Self, TypeVar
 from typing_extensions import Unpack
 
 from amqpjobs.blocking_buffer import BlockingBuffer
-from amqpjobs.buffer import LIMIT, MAX_BYTES
 from amqpjobs.client import Client
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.engine import LAST_CALLS, Engine, leave_inherited, refuse_in_a_loop, start_engine
@@ -29,6 +28,7 @@ from amqpjobs.errors import EnqueueError, EnqueueManyError, EnqueueTimeoutError,
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job
 from amqpjobs.producer import Producing, drafts_of
+from amqpjobs.tank import LIMIT, MAX_BYTES
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 
 from typing_extensions import Unpack
 
-from amqpjobs.buffer import Tank
 from amqpjobs.client import Client
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.engine import LAST_CALLS, refuse_in_a_loop
@@ -26,6 +25,7 @@ from amqpjobs.errors import EnqueueError, FlushError
 from amqpjobs.handle import BufferedJob, EnqueueOptions
 from amqpjobs.job import Job
 from amqpjobs.producer import Producing
+from amqpjobs.tank import Tank
 
 _log = logging.getLogger(__name__)
 

@@ -58,6 +58,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "client",
         "producer",
         "backlog",
+        "tank",
         "buffer",
         "engine",
         "blocking_buffer",

@@ -203,7 +203,7 @@ async def test_a_full_buffer_says_for_how_long_nothing_was_confirmed() -> None:
             with pytest.raises(BufferFullError) as caught:
                 buffer.enqueue(Note())
 
-    assert (caught.value.waiting, caught.value.seconds) == (2, 5)
+            assert (caught.value.waiting, caught.value.seconds) == (2, 5)
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"max_bytes": 0}])
