@@ -163,6 +163,8 @@ class Client:
     @property
     def trouble(self) -> str:
         """Why nothing is confirmed, as far as one can tell."""
+        if self._link.blocked:
+            return f"The broker takes no publications, because it is short of memory or disk ({self._link.blocked})."
         if self._link.is_up:
             return "The broker is connected and confirms nothing: it may be short of memory or disk."
         return str(self._link.last_error or "There is no connection yet.")

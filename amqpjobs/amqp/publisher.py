@@ -87,6 +87,10 @@ class Publisher:
             ) from error
         except CLIENT_ERRORS as error:
             raise _failed(publication, error) from error
+        except Exception as error:  # the library's bare ones, when the connection was closed in good order
+            if session.is_open:
+                raise
+            raise _failed(publication, error) from error
         self._confirmed += 1
 
     async def send_all(

@@ -50,6 +50,7 @@ class FakeLink:
     def __init__(self, *, is_up: bool) -> None:
         self._up = asyncio.Event()
         self.last_error: BaseException | None = None
+        self.blocked = ""
         #: Raised, one for each wait.
         self.refusals: list[BaseException] = []
         self.waits = 0
