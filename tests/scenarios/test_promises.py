@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from amqpjobs import App, Cancel, JobContext, Queue, Snooze, Worker
 from amqpjobs.envelope import Envelope
@@ -32,7 +32,7 @@ from tests.support.length import is_full
 
 T = TypeVar("T")
 
-EXAMPLES, STEPS = (50, 20) if is_full() else (10, 12)
+EXAMPLES, STEPS = (50, 20) if is_full() else (14, 12)
 #: A worker runs so many jobs at once, and holds so many: what one fault may double, and a stop hands back.
 CONCURRENCY, PREFETCH = 2, 5
 MAX_ATTEMPTS = 4
@@ -106,6 +106,8 @@ class World:
         self._sent: dict[str, Script] = {}
         self._confirmed: set[str] = set()
         self._unconfirmed = 0
+        #: No fault befalls it: all runs are just as written.
+        self.is_calm = False
 
     async def open(self) -> None:
         await self._stack.enter_async_context(self._producing.running())
@@ -123,7 +125,7 @@ class World:
     # What happens
 
     async def enqueue(self, texts: Sequence[str], delay: float, trap: Trap | None) -> None:
-        self._crew.cable.trap = trap or self._crew.cable.trap
+        self._crew.cable.trap = None if self.is_calm else trap or self._crew.cable.trap
         for text in texts:
             job_id = f"{self._name}-{len(self._sent)}"
             self._sent[job_id] = SCRIPTS[text]
@@ -153,7 +155,7 @@ class World:
             raise AssertionError(f"never ended: {self._left()}, of what ran: {self._books.runs}") from None
 
     async def befalls(self, turn: str) -> None:
-        match turn:
+        match "restart" if self.is_calm else turn:
             case "restart":
                 await self._crew.stack.aclose()
                 await self._hire()
@@ -170,7 +172,7 @@ class World:
         await self._hire()
 
     def set_trap_for_producer(self, trap: Trap) -> None:
-        self._producing.trap = trap
+        self._producing.trap = None if self.is_calm else trap
 
     # What was promised
 
@@ -321,6 +323,10 @@ class Promises(RuleBasedStateMachine):
         super().__init__()
         self._world, self._run = world, run
         run(world.open())
+
+    @initialize(is_calm=st.sampled_from([False, False, True]))
+    def begin(self, is_calm: bool) -> None:
+        self._world.is_calm = is_calm
 
     @rule(texts=TEXTS, delay=DELAYS)
     def enqueue(self, texts: list[str], delay: float) -> None:

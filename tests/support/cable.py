@@ -66,7 +66,8 @@ class Cable:
             yield self
         finally:
             server.close()
-            self.break_off()
+            self._is_broken = True
+            self._end(self._connections)
             while self._pumps:
                 await asyncio.wait(self._pumps)
 
@@ -82,6 +83,9 @@ class Cable:
     def _cut(self, connections: set[_Connection]) -> None:
         self.trap = None
         self.cuts += bool(connections)
+        self._end(connections)
+
+    def _end(self, connections: set[_Connection]) -> None:
         for connection in connections:
             connection.cut()
         self._connections = self._connections - connections
