@@ -4,6 +4,9 @@ The broker is a private node (`tests.support.rabbitmq`), started when a test fir
 the run. With AMQPJOBS_TEST_URL set, tests that only need `url` use that broker instead; tests that stop
 and break brokers still start their own. Where no RabbitMQ is installed these tests fail, and say what to
 install: a suite that skips them would prove nothing.
+
+`--broker embedded:4.0` gives those that only need `url` the project's own broker instead, which behaves like
+that version (3.10, 4.0 or 4.3; plain `embedded` is 4.0): the same tests, with the same assertions.
 """
 
 import os
@@ -19,9 +22,11 @@ import pytest
 from _pytest.capture import CaptureManager
 from hypothesis import HealthCheck
 
+from tests.support.embedded import Embedded
 from tests.support.rabbitmq import Node, broker_version
 
 TEST_URL = "AMQPJOBS_TEST_URL"
+RABBITMQ, EMBEDDED = "rabbitmq", "embedded"
 
 
 class MakeNode(Protocol):
@@ -32,6 +37,7 @@ class MakeNode(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="tell the stories at full length (see tests.support.length)")
+    parser.addoption("--broker", default=RABBITMQ, help="rabbitmq, or embedded[:3.10|4.0|4.3] (see tests/conftest.py)")
 
 
 def pytest_configure() -> None:
@@ -52,8 +58,23 @@ def rabbitmq(pytestconfig: pytest.Config) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
+def embedded(pytestconfig: pytest.Config) -> Iterator[Embedded]:
+    """The project's own broker, in the version that `--broker` names."""
+    broker: str = pytestconfig.getoption("--broker")
+    name, _, version = broker.partition(":")
+    if name != EMBEDDED:
+        raise pytest.UsageError(f"--broker is {broker!r}. Choose rabbitmq, or embedded[:3.10|4.0|4.3].")
+    with Embedded(version or "4.0") as running:
+        announce(pytestconfig, f"The embedded broker, behaving like RabbitMQ {running.version}")
+        yield running
+
+
+@pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest) -> str:
-    """Where a broker answers: AMQPJOBS_TEST_URL, or the run's private node."""
+    """Where a broker answers: the embedded one if asked for, or AMQPJOBS_TEST_URL, or the run's private node."""
+    if request.config.getoption("--broker") != RABBITMQ:
+        embedded: Embedded = request.getfixturevalue("embedded")
+        return embedded.url
     outside = os.environ.get(TEST_URL)
     if outside is None:
         node: Node = request.getfixturevalue("rabbitmq")

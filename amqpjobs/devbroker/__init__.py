@@ -1,0 +1,20 @@
+"""An AMQP 0-9-1 server in the process, for development and tests. It stands alone, and any client can use it.
+
+    async with Broker(profile="4.3") as broker:
+        connection = await aio_pika.connect(broker.url)
+
+What RabbitMQ does is the specification, in three versions: 3.10, 4.0 and 4.3. Its time can be moved: after
+`await broker.advance(days=3)` every TTL and expiry of three days has fired, in order.
+
+It keeps everything in memory, on one node. It refuses, with 540 NOT_IMPLEMENTED, what it does not do: streams,
+prefetch sizes, `immediate`, pausing by channel.flow, update-secret, x-credit, x-delayed-retry-*. It accepts and
+does nothing about arguments that place or size replicas, x-queue-mode and x-queue-version. It has no TLS, no
+policies, no plugins, no management API and no consumer timeout; x-consumer-timeout is checked, but never strikes.
+"""
+
+from amqpjobs.devbroker.profile import Profile
+from amqpjobs.devbroker.server import Broker
+from amqpjobs.devbroker.timers import RealClock, VirtualClock
+from amqpjobs.devbroker.users import Permissions
+
+__all__ = ["Broker", "Permissions", "Profile", "RealClock", "VirtualClock"]

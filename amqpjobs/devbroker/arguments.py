@@ -1,0 +1,314 @@
+"""The arguments of queues and exchanges: which type knows which, what values they take, and what they mean.
+
+Unknown names are let pass, as RabbitMQ does; names that another type of queue knows are refused.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amqpjobs.devbroker.errors import failed, unsupported
+from amqpjobs.devbroker.message import LONGEST_EXPIRY
+from amqpjobs.devbroker.profile import Profile
+from amqpjobs.devbroker.table import Field, Table
+
+CLASSIC, QUORUM, STREAM = "classic", "quorum", "stream"
+DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX = "drop-head", "reject-publish", "reject-publish-dlx"
+_MODULES = {kind: f"rabbit_{kind}_queue" for kind in (CLASSIC, QUORUM, STREAM)}
+
+_DEAD_LETTERING = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
+_LIMITS = ("x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes", "x-overflow")
+_KNOWN = {
+    CLASSIC: {
+        *_DEAD_LETTERING,
+        *_LIMITS,
+        "x-max-priority",
+        "x-queue-mode",
+        "x-queue-version",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-queue-master-locator",
+    },
+    QUORUM: {
+        *_DEAD_LETTERING,
+        *_LIMITS,
+        "x-dead-letter-strategy",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-quorum-initial-group-size",
+        "x-delivery-limit",
+        "x-queue-leader-locator",
+    },
+    STREAM: {
+        "x-max-length-bytes",
+        "x-queue-type",
+        "x-max-age",
+        "x-stream-max-segment-size-bytes",
+        "x-initial-cluster-size",
+        "x-queue-leader-locator",
+    },
+}
+_DELAYED_RETRY = ("x-delayed-retry-type", "x-delayed-retry-min", "x-delayed-retry-max")
+_CONSUMER_TIMEOUTS = ("x-consumer-timeout", "x-consumer-disconnected-timeout")
+_AGE_UNITS = {"Y": 365 * 86_400, "M": 30 * 86_400, "D": 86_400, "h": 3_600, "m": 60, "s": 1}
+_LOCATORS = ("client-local", "balanced", "random", "least-leaders")
+#: None of a stream's consumer may be missing: see `check_consumer`.
+_CONSUMER_KNOWN = {
+    CLASSIC: {"x-priority", "x-cancel-on-ha-failover", "x-credit"},
+    QUORUM: {"x-priority", "x-credit"},
+    STREAM: {"x-stream-offset", "x-credit"},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueArguments:
+    """What a queue was declared with. Times are milliseconds."""
+
+    table: Table
+    kind: str
+    ttl: int | None
+    expires: int | None
+    #: Where dead letters go, and with which key if not with their own.
+    exchange: str | None
+    key: str | None
+    is_at_least_once: bool
+    max_length: int | None
+    max_bytes: int | None
+    overflow: str
+    #: The highest priority of a classic queue; none of them without.
+    max_priority: int | None
+    has_single_active_consumer: bool
+    #: Returns that a quorum queue bears; None for any number.
+    delivery_limit: int | None
+    #: Seconds that a stream keeps.
+    max_age: float | None
+
+
+def known_arguments(kind: str, profile: Profile) -> set[str]:
+    """Names that a type of queue understands."""
+    known = set(_KNOWN[kind])
+    if kind == CLASSIC and profile.has_classic_locator:
+        known.add("x-queue-leader-locator")
+    if kind == QUORUM and profile.has_consumer_timeout:
+        known |= {*_CONSUMER_TIMEOUTS, *_DELAYED_RETRY}
+    return known
+
+
+def checked_queue(given: Table, what: str, profile: Profile) -> QueueArguments:
+    """Raises `RefusedError` in RabbitMQ's words; `what` names the queue."""
+    _check(given, "x-queue-type", what, _check_kind)
+    kind = _text(given, "x-queue-type") or CLASSIC
+    known = known_arguments(kind, profile)
+    for name, check in _checks(profile).items():
+        if name in known:
+            _check(given, name, what, check)
+    others = set[str]().union(*(known_arguments(other, profile) for other in _MODULES)) - known
+    for raw in given:
+        if (name := raw.decode("utf-8", "replace")) in others:
+            raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
+    _refuse_unsupported(given, kind, profile)
+    return _meaning(given, kind, profile)
+
+
+def _meaning(given: Table, kind: str, profile: Profile) -> QueueArguments:
+    overflow = _text(given, "x-overflow") or DROP_HEAD
+    if kind == QUORUM and overflow == REJECT_PUBLISH_DLX:
+        overflow = DROP_HEAD  # quorum queues do not know it, and say nothing
+    exchange = _text(given, "x-dead-letter-exchange")
+    strategy = _text(given, "x-dead-letter-strategy")
+    active = given.look("x-single-active-consumer")
+    age = _text(given, "x-max-age")
+    return QueueArguments(
+        table=given,
+        kind=kind,
+        ttl=_integer(given, "x-message-ttl"),
+        expires=_integer(given, "x-expires"),
+        exchange=exchange,
+        key=_text(given, "x-dead-letter-routing-key"),
+        is_at_least_once=exchange is not None and strategy == "at-least-once" and overflow == REJECT_PUBLISH,
+        max_length=_integer(given, "x-max-length"),
+        max_bytes=_integer(given, "x-max-length-bytes"),
+        overflow=overflow,
+        max_priority=_integer(given, "x-max-priority") if kind == CLASSIC else None,
+        has_single_active_consumer=active is not None and active.value is True,
+        delivery_limit=_delivery_limit(given, profile),
+        max_age=None if age is None else int(age[:-1]) * _AGE_UNITS[age[-1]],
+    )
+
+
+def _delivery_limit(given: Table, profile: Profile) -> int | None:
+    limit = _integer(given, "x-delivery-limit")
+    if limit is None:
+        return profile.delivery_limit
+    return None if limit < 0 and profile.is_negative_limit_none else limit
+
+
+def check_equivalent(current: QueueArguments, given: QueueArguments, what: str, profile: Profile) -> None:
+    """Raises `RefusedError` when a queue is declared again with other arguments."""
+    for name in sorted(known_arguments(current.kind, profile)):
+        check_same(current.table.look(name), given.table.look(name), name, what)
+
+
+def check_same(current: Field | None, given: Field | None, name: str, what: str) -> None:
+    """Raises `RefusedError` for two values of an argument that are not the same."""
+    if current is not None and given is not None:
+        if current.type_class != given.type_class or current.value != given.value:
+            differs(name, what, f"'{_shown(given)}'", f"'{_shown(current)}'")
+        return
+    one = current or given
+    if one is not None and not (name == "x-queue-type" and one.text == CLASSIC):
+        differs(name, what, _described(given), _described(current))
+
+
+def differs(name: str, what: str, given: str, current: str) -> None:
+    """Raises `RefusedError` for an attribute that is not what it was declared as."""
+    raise failed(f"inequivalent arg '{name}' for {what}: received {given} but current is {current}")
+
+
+def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> int:
+    """A consumer's arguments; its priority. Raises `RefusedError` for what the queue does not know."""
+    _check(given, "x-priority", what, _check_integer)
+    others = set[str]().union(*_CONSUMER_KNOWN.values()) - _CONSUMER_KNOWN[kind]
+    for raw in given:
+        if (name := raw.decode("utf-8", "replace")) in others:
+            raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
+    if "x-credit" in map(bytes.decode, given):
+        raise unsupported("x-credit on consumers")
+    return _integer(given, "x-priority") or 0
+
+
+def _refuse_unsupported(given: Table, kind: str, profile: Profile) -> None:
+    if kind == QUORUM and profile.has_consumer_timeout and _DELAYED_RETRY[0].encode() in given:
+        raise unsupported("x-delayed-retry-type")
+
+
+def _check(given: Table, name: str, what: str, check: Callable[[Field, Table, Profile | None], str | None]) -> None:
+    field = given.look(name)
+    problem = None if field is None else check(field, given, None)
+    if problem is not None:
+        raise failed(f"invalid arg '{name}' for {what}: {problem}")
+
+
+def _check_integer(field: Field, *_: object) -> str | None:
+    return None if field.integer is not None else f'"expected integer, got {field.type_name}"'
+
+
+def _check_natural(field: Field, *_: object) -> str | None:
+    value = field.integer
+    if value is None:
+        return _check_integer(field)
+    return f"{{value_negative,{value}}}" if value < 0 else None
+
+
+def _check_positive(field: Field, *_: object) -> str | None:
+    return "{value_zero,0}" if field.integer == 0 else _check_natural(field)
+
+
+def _check_duration(field: Field, *_: object) -> str | None:
+    value = field.integer
+    if value is not None and value > LONGEST_EXPIRY:
+        return f"{{value_too_large,{value}}}"
+    return _check_natural(field)
+
+
+def _check_expires(field: Field, *_: object) -> str | None:
+    return "{value_zero,0}" if field.integer == 0 else _check_duration(field)
+
+
+def _check_priority(field: Field, *_: object) -> str | None:
+    value = field.integer
+    return f"{{max_value_exceeded,{value}}}" if value is not None and value > 255 else _check_natural(field)
+
+
+def _check_text(field: Field, *_: object) -> str | None:
+    return None if field.letter == "S" else f"{{unacceptable_type,{field.type_name}}}"
+
+
+def _check_key(field: Field, given: Table, *_: object) -> str | None:
+    if field.letter == "S" and given.look("x-dead-letter-exchange") is None:
+        return "routing_key_but_no_dlx_defined"
+    return _check_text(field)
+
+
+def _check_flag(field: Field, *_: object) -> str | None:
+    return None if field.letter == "t" else f"{{unacceptable_type,{field.type_name}}}"
+
+
+def _check_kind(field: Field, *_: object) -> str | None:
+    if field.text is not None and field.text not in _MODULES:
+        return f"\"unsupported queue type '{field.text}'\""
+    return _check_text(field)
+
+
+def _check_age(field: Field, *_: object) -> str | None:
+    if field.text is not None and not re.fullmatch(r"0*[1-9]\d*[YMDhms]", field.text):
+        return "invalid_max_age"
+    return _check_text(field)
+
+
+def _one_of(choices: tuple[str, ...], problem: str) -> Callable[..., str | None]:
+    def check(field: Field, *_: object) -> str | None:
+        return problem if field.text is not None and field.text not in choices else _check_text(field)
+
+    return check
+
+
+def _version(choices: tuple[int, ...]) -> Callable[..., str | None]:
+    def check(field: Field, *_: object) -> str | None:
+        value = field.integer
+        if value is not None and value >= 0 and value not in choices:
+            return f"\"unsupported queue version '{value}'\""
+        return _check_natural(field)
+
+    return check
+
+
+def _checks(profile: Profile) -> dict[str, Callable[..., str | None]]:
+    checks: dict[str, Callable[..., str | None]] = {
+        "x-expires": _check_expires,
+        "x-message-ttl": _check_duration,
+        "x-dead-letter-exchange": _check_text,
+        "x-dead-letter-routing-key": _check_key,
+        "x-dead-letter-strategy": _one_of(("at-most-once", "at-least-once"), "invalid_dlx_strategy"),
+        "x-max-length": _check_natural,
+        "x-max-length-bytes": _check_natural,
+        "x-max-in-memory-length": _check_natural,
+        "x-max-in-memory-bytes": _check_natural,
+        "x-max-priority": _check_priority,
+        "x-overflow": _one_of((DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX), "invalid_overflow"),
+        "x-queue-version": _version((1, 2) if profile.has_deprecated else (2,)),
+        "x-single-active-consumer": _check_flag,
+        "x-quorum-initial-group-size": _check_positive,
+        "x-max-age": _check_age,
+        "x-stream-max-segment-size-bytes": _check_natural,
+        "x-initial-cluster-size": _check_positive,
+        "x-queue-leader-locator": _one_of(_LOCATORS, "invalid_queue_locator_arg"),
+        "x-consumer-timeout": _check_natural,
+        "x-consumer-disconnected-timeout": _check_natural,
+    }
+    if profile.has_deprecated:
+        checks["x-queue-mode"] = _one_of(("default", "lazy"), "invalid_queue_mode")
+    return checks
+
+
+def _text(given: Table, name: str) -> str | None:
+    field = given.look(name)
+    return None if field is None else field.text
+
+
+def _integer(given: Table, name: str) -> int | None:
+    field = given.look(name)
+    return None if field is None else field.integer
+
+
+def _shown(field: Field) -> str:
+    if field.text is not None:
+        return field.text
+    value = field.value
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _described(field: Field | None) -> str:
+    return "none" if field is None else f"the value '{_shown(field)}' of type '{field.type_name}'"

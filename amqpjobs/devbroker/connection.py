@@ -1,0 +1,471 @@
+"""A client's connection: the handshake, frames in and out, and what is done when one side is too slow.
+
+What goes out in one turn of the event loop is written at once. A client that does not read is given no more
+deliveries; one that publishes while the broker holds too much is not read from until that is less.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable
+
+from pamqp import commands
+from pamqp.base import Frame
+
+from amqpjobs.devbroker.channel import Channel
+from amqpjobs.devbroker.directory import Directory
+from amqpjobs.devbroker.errors import Code, RefusedError, forbidden, unsupported
+from amqpjobs.devbroker.login import SASL, Login
+from amqpjobs.devbroker.queue import Queue
+from amqpjobs.devbroker.table import Table
+from amqpjobs.devbroker.users import Access, User
+from amqpjobs.devbroker.vhost import VHost
+from amqpjobs.devbroker.wire import (
+    BODY,
+    HEADER,
+    HEARTBEAT,
+    HEARTBEAT_FRAME,
+    INDEX,
+    METHOD,
+    OVERHEAD,
+    PREFIX,
+    decode,
+    frame,
+    method,
+)
+
+_GREETING = b"AMQP\x00\x00\x09\x01"
+FRAME_MAX, FRAME_MIN = 131_072, 4_096
+CHANNEL_MAX = 2047
+HEARTBEAT_SECONDS = 60
+#: Bytes that wait for the socket: from the first on nothing more is delivered, from the second on nothing read.
+_FULL, _OVERFULL = 512 * 1024, 16 * 1024 * 1024
+#: Written without waiting for the turn of the loop to end.
+_CHUNK = 128 * 1024
+#: Seconds for the handshake, and for a client to hear of its end.
+_HANDSHAKE, _FAREWELL = 10.0, 3.0
+_OPEN, _CLOSE, _CLOSE_OK = commands.Channel.Open.index, commands.Channel.Close.index, commands.Channel.CloseOk.index
+
+
+class Connection(asyncio.Protocol):
+    """From the greeting to the end; `is_running` once it may open channels."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._is_flushing = False
+        self.is_writable = True
+        self._is_reading = True
+        self._holds: set[str] = set()
+        #: What is expected next: a greeting, a login, a vhost; then it is running, closing, or closed.
+        self._state = "greeting"
+        self._login = Login(directory.users)
+        self._user: User | None = None
+        self._capabilities = Table()
+        self.channels: dict[int, Channel] = {}
+        self._closing_channels: set[int] = set()
+        self._unconfirmed: list[Channel] = []
+        self._sleeping: dict[Queue, None] = {}
+        self.frame_max = FRAME_MAX
+        self._channel_max = CHANNEL_MAX
+        self._heartbeat = 0.0
+        self._heard = self._told = self._loop.time()
+        self._alarm: asyncio.TimerHandle | None = None
+        self.vhost: VHost
+        self.access: Access
+
+    # -- the socket ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_FULL)
+        self._directory.connections[self] = None
+        self._alarm = self._loop.call_later(_HANDSHAKE, self._handshake_is_late)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        if self._state in ("closed", "lost"):
+            return
+        if self._rest:
+            data = self._rest + data
+        at = 0
+        try:
+            at = self._take_frames(data)
+        except RefusedError as error:
+            self._fail(error, 0)
+        except Exception:
+            self._directory.report_crash()
+            self._fail(RefusedError(Code.INTERNAL_ERROR, "the broker failed; its log tells how"), 0)
+        self._rest = data[at:] if self._state not in ("closed", "lost") else b""
+        self._send_confirms()
+        self._check_memory()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._state = "lost"
+        self._transport = None
+        self._directory.connections.pop(self, None)
+        self._directory.memory.give_up(self._memory_is_free)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._end_channels()
+
+    def pause_writing(self) -> None:
+        self.is_writable = False
+
+    def resume_writing(self) -> None:
+        self.is_writable = True
+        self._hold("socket", False)
+        for channel in self.channels.values():
+            self._sleeping.update(dict.fromkeys(channel.queues()))
+        sleeping, self._sleeping = list(self._sleeping), {}
+        for queue in sleeping:
+            queue.dispatch()
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send this with what else is sent in this turn."""
+        if self._transport is None:
+            return
+        self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size >= _CHUNK:
+            self._flush()
+        elif not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush_turn)
+
+    @property
+    def is_overflowing(self) -> bool:
+        """Whether so much waits for the socket that replies to its own requests are too much."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > _OVERFULL
+
+    def wake_soon(self, queue: Queue) -> None:
+        self._sleeping[queue] = None
+
+    def _flush_turn(self) -> None:
+        self._is_flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._out and self._transport is not None:
+            self._told = self._loop.time()
+            out, self._out, self._out_size = self._out, [], 0
+            self._transport.write(b"".join(out))
+            if self.is_overflowing:
+                self._hold("socket", True)
+
+    def confirm_soon(self, channel: Channel) -> None:
+        self._unconfirmed.append(channel)
+
+    def _send_confirms(self) -> None:
+        if self._unconfirmed:
+            unconfirmed, self._unconfirmed = self._unconfirmed, []
+            for channel in unconfirmed:
+                channel.send_confirms()
+
+    # -- holding back --------------------------------------------------------------------------------------
+
+    def _hold(self, why: str, is_on: bool) -> None:
+        """Do not read while there is a reason not to."""
+        (self._holds.add if is_on else self._holds.discard)(why)
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._holds and self._transport.is_reading():
+            self._transport.pause_reading()
+        elif not self._holds and not self._transport.is_reading():
+            self._heard = self._loop.time()
+            self._transport.resume_reading()
+
+    def _check_memory(self) -> None:
+        if self._has_published and self._directory.memory.is_short and self._state == "running":
+            self._hold("memory", True)
+            self._directory.memory.wait(self._memory_is_free)
+            if self._can("connection.blocked"):
+                self.write(frame(0, method(commands.Connection.Blocked, reason="low on memory")))
+        self._has_published = False
+
+    _has_published = False
+
+    def _memory_is_free(self) -> None:
+        if self._can("connection.blocked"):
+            self.write(frame(0, method(commands.Connection.Unblocked)))
+        self._hold("memory", False)
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    def _take_frames(self, data: bytes) -> int:
+        """How far they were whole."""
+        at, end = 0, len(data)
+        if self._state == "greeting":
+            if end < len(_GREETING):
+                return 0
+            at = len(_GREETING)
+            self._greet(data[:at])
+        while end - at >= OVERHEAD and self._state not in ("closed", "lost"):
+            kind, number, size = PREFIX.unpack_from(data, at)
+            if size > self.frame_max and self.frame_max:
+                raise RefusedError(
+                    Code.FRAME_ERROR,
+                    f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{self.frame_max - OVERHEAD}}}",
+                )
+            last = at + 7 + size
+            if last >= end:
+                break
+            if data[last] != 0xCE:
+                raise RefusedError(
+                    Code.FRAME_ERROR, f"type {kind}, invalid frame end marker: {{invalid_frame_end_marker,{data[last]}}}"
+                )
+            payload = data[at + 7 : last]
+            at = last + 1
+            self._take(kind, number, payload)
+        return at
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if number == 0:
+            self._take_own(kind, payload)
+            return
+        if self._state == "closing":
+            return
+        if self._state != "running":
+            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, before the connection is open")
+        channel = self.channels.get(number)
+        try:
+            if channel is None:
+                self._take_unopened(kind, number, payload)
+            elif kind == METHOD:
+                self._take_method(channel, payload)
+            elif kind == HEADER:
+                self._has_published = True
+                channel.receive_header(payload)
+            elif kind == BODY:
+                self._has_published = True
+                channel.receive_body(payload)
+            else:
+                raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}")
+        except RefusedError as error:
+            self._refuse(error, number, channel)
+
+    def _take_method(self, channel: Channel, payload: bytes) -> None:
+        index = INDEX.unpack_from(payload)[0]
+        if index == _CLOSE:
+            channel.close()
+            self.write(frame(channel.number, method(commands.Channel.CloseOk)))
+            if channel.number not in self._closing_channels:
+                del self.channels[channel.number]
+        elif index == _CLOSE_OK and not channel.is_open:
+            self._closing_channels.discard(channel.number)
+            del self.channels[channel.number]
+        else:
+            channel.receive_method(payload)
+
+    def _take_unopened(self, kind: int, number: int, payload: bytes) -> None:
+        if kind != METHOD:
+            raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
+        if INDEX.unpack_from(payload)[0] != _OPEN:
+            if INDEX.unpack_from(payload)[0] == _CLOSE_OK:
+                return
+            raise RefusedError(Code.CHANNEL_ERROR, "expected 'channel.open'")
+        if self._channel_max and len(self.channels) >= self._channel_max:
+            raise forbidden(
+                f"number of channels opened ({len(self.channels)}) has reached the negotiated channel_max "
+                f"({self._channel_max})"
+            )
+        self.channels[number] = Channel(number, self)
+        self.write(frame(number, method(commands.Channel.OpenOk)))
+
+    def _refuse(self, error: RefusedError, number: int, channel: Channel | None) -> None:
+        current = 0 if channel is None else channel.current
+        if error.code.is_hard or channel is None:
+            self._fail(error, current)
+            return
+        channel.close()
+        self._closing_channels.add(number)
+        self.write(frame(number, _closing(commands.Channel.Close, error, current)))
+
+    # -- the handshake -------------------------------------------------------------------------------------
+
+    def _greet(self, greeting: bytes) -> None:
+        if greeting != _GREETING:
+            self.write(_GREETING)
+            self._end()
+            return
+        self._state = "login"
+        start = method(
+            commands.Connection.Start,
+            version_major=0,
+            version_minor=9,
+            server_properties=self._directory.server_properties(),
+            mechanisms=" ".join(SASL),
+            locales="en_US",
+        )
+        self.write(frame(0, start))
+
+    def _take_own(self, kind: int, payload: bytes) -> None:
+        if kind == HEARTBEAT:
+            return
+        if kind != METHOD:
+            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind} on channel 0")
+        asked = decode(payload)
+        try:
+            self._do(asked)
+        except RefusedError as error:
+            self._fail(error, asked.index)
+
+    def _do(self, asked: Frame) -> None:
+        match asked, self._state:
+            case commands.Connection.Close(), _:
+                self._end_channels()
+                self.write(frame(0, method(commands.Connection.CloseOk)))
+                self._end()
+            case commands.Connection.CloseOk(), "closing":
+                self._end()
+            case _, "closing":
+                pass
+            case commands.Connection.StartOk(), "login":
+                self._start(asked)
+            case commands.Connection.TuneOk(), "tune":
+                self._tune(asked)
+            case commands.Connection.Open(), "open":
+                self._open(asked.virtual_host)
+            case commands.Connection.UpdateSecret(), "running":
+                raise unsupported("connection.update-secret")
+            case _:
+                raise RefusedError(Code.CHANNEL_ERROR, f"unexpected method in connection state {self._state}")
+
+    def _start(self, asked: commands.Connection.StartOk) -> None:
+        properties = asked["client_properties"]
+        assert isinstance(properties, Table)
+        capabilities = properties.look("capabilities")
+        if capabilities is not None and capabilities.letter == "F":
+            self._capabilities = Table.of(capabilities.raw)
+        try:
+            self._user = self._login.user(asked.mechanism, asked.response)
+        except RefusedError as error:
+            if error.code is Code.ACCESS_REFUSED and not self._can("authentication_failure_close"):
+                self._end()
+                return
+            raise
+        self._state = "tune"
+        tune = method(
+            commands.Connection.Tune, channel_max=CHANNEL_MAX, frame_max=FRAME_MAX, heartbeat=HEARTBEAT_SECONDS
+        )
+        self.write(frame(0, tune))
+
+    def _tune(self, asked: commands.Connection.TuneOk) -> None:
+        check_negotiated("frame_max", asked.frame_max, FRAME_MIN, FRAME_MAX)
+        check_negotiated("channel_max", asked.channel_max, 1, CHANNEL_MAX)
+        self.frame_max, self._channel_max = asked.frame_max, asked.channel_max
+        self._heartbeat = float(asked.heartbeat)
+        self._state = "open"
+
+    def _open(self, name: str) -> None:
+        assert self._user is not None
+        vhost = self._directory.vhosts.get(name)
+        if vhost is None and name not in self._directory.vhosts:
+            raise forbidden(f"vhost {name} not found")
+        if vhost is None or name not in self._user.permissions:
+            raise forbidden(f"access to vhost '{name}' refused for user '{self._user.name}'")
+        self.vhost, self.access = vhost, Access(self._user, name)
+        self._state = "running"
+        self.write(frame(0, method(commands.Connection.OpenOk)))
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._heartbeat:
+            self._beat()
+
+    def _can(self, capability: str) -> bool:
+        given = self._capabilities.look(capability)
+        return given is not None and given.value is True
+
+    @property
+    def has_cancel_notices(self) -> bool:
+        return self._can("consumer_cancel_notify")
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        # One that is not read from cannot be heard.
+        if now - self._heard > 2 * self._heartbeat and not self._holds:
+            self.abort()
+            return
+        if now - self._told >= self._heartbeat / 2:
+            self.write(HEARTBEAT_FRAME)
+        self._alarm = self._loop.call_later(self._heartbeat / 2, self._beat)
+
+    def _handshake_is_late(self) -> None:
+        self.abort()
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _fail(self, error: RefusedError, current: int) -> None:
+        """Tell the client and end, as soon as it answers or has had time to."""
+        if self._state in ("closing", "closed", "lost"):
+            return
+        self._end_channels()
+        self.write(frame(0, _closing(commands.Connection.Close, error, current)))
+        self._flush()
+        # Without a frame's end there is no telling where the next begins.
+        self._state = "closed" if error.code is Code.FRAME_ERROR else "closing"
+        self._alarm_in(_FAREWELL, self._end)
+
+    def close(self, error: RefusedError) -> None:
+        """The broker wants it to end."""
+        if self._state == "running":
+            self._fail(error, 0)
+        else:
+            self.abort()
+
+    def finish(self) -> None:
+        """Close the socket once everything is written, whatever the client says."""
+        self._end()
+
+    def abort(self) -> None:
+        """End without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self) -> None:
+        self._state = "closed"
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+            # One that does not read is not waited for.
+            self._alarm_in(_FAREWELL, self.abort)
+
+    def _alarm_in(self, seconds: float, act: Callable[[], None]) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, act)
+
+    def _end_channels(self) -> None:
+        self._send_confirms()
+        channels, self.channels = list(self.channels.values()), {}
+        for channel in channels:
+            channel.close()
+        if self._user is not None and hasattr(self, "vhost"):
+            for queue in list(self.vhost.queues.values()):
+                if queue.attributes.owner is self:
+                    self.vhost.remove_queue(queue)
+
+
+def check_negotiated(name: str, value: int, least: int, most: int) -> None:
+    """Raises `RefusedError` for what was not offered."""
+    if value and value < least:
+        raise forbidden(f"negotiated {name} = {value} is lower than the minimum allowed value ({least})")
+    if value == 0 or value > most:
+        raise forbidden(f"negotiated {name} = {value} is higher than the maximum allowed value ({most})")
+
+
+def _closing(command: type[Frame], error: RefusedError, current: int) -> bytes:
+    class_id, method_id = struct.unpack(">HH", INDEX.pack(current))
+    return method(command, reply_code=error.code.number, reply_text=error.text, class_id=class_id, method_id=method_id)

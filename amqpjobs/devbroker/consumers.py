@@ -1,0 +1,112 @@
+"""Who consumes from a queue, and whose turn it is."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+from amqpjobs.devbroker.backlog import Entry
+from amqpjobs.devbroker.wire import short
+
+
+class Receiver(Protocol):
+    """What a queue needs of a channel."""
+
+    def has_room(self) -> bool:
+        """Whether it takes a delivery now: its socket is not full, its own prefetch not used up."""
+        ...
+
+    def deliver(self, consumer: "Consumer", entry: Entry) -> None: ...
+
+    def end_consumer(self, consumer: "Consumer") -> None:
+        """The queue is gone, or gave it up."""
+        ...
+
+
+class Consumer:
+    """One basic.consume."""
+
+    __slots__ = ("channel", "is_silent", "lent", "prefetch", "priority", "tag", "wire_tag")
+
+    def __init__(self, channel: Receiver, tag: str, *, is_silent: bool, prefetch: int, priority: int) -> None:
+        self.channel = channel
+        self.tag = tag
+        self.wire_tag = short(tag)
+        #: It acks nothing: what is sent to it is gone, and its prefetch means nothing.
+        self.is_silent = is_silent
+        self.prefetch = 0 if is_silent else prefetch
+        self.priority = priority
+        #: Deliveries that it has not settled.
+        self.lent = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return (self.prefetch == 0 or self.lent < self.prefetch) and self.channel.has_room()
+
+
+class Consumers:
+    """By priority, and in turns within one; or the first of them alone, if only one may be active."""
+
+    def __init__(self, *, is_single: bool) -> None:
+        self._rows: dict[int, deque[Consumer]] = {}
+        self._order: list[int] = []
+        self._is_single = is_single
+        self._active: Consumer | None = None
+        self._exclusive: Consumer | None = None
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Consumer]:
+        for priority in self._order:
+            yield from self._rows[priority]
+
+    @property
+    def has_exclusive(self) -> bool:
+        return self._exclusive is not None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether only one may be active."""
+        return self._is_single
+
+    def add(self, consumer: Consumer, *, is_exclusive: bool = False) -> None:
+        self._rows.setdefault(consumer.priority, deque()).append(consumer)
+        self._order = sorted(self._rows, reverse=True)
+        self._size += 1
+        if is_exclusive:
+            self._exclusive = consumer
+
+    def remove(self, consumer: Consumer) -> bool:
+        """Whether it was there."""
+        row = self._rows.get(consumer.priority)
+        if row is None or consumer not in row:
+            return False
+        row.remove(consumer)
+        if not row:
+            del self._rows[consumer.priority]
+            self._order = sorted(self._rows, reverse=True)
+        self._size -= 1
+        if consumer is self._exclusive:
+            self._exclusive = None
+        if consumer is self._active:
+            self._active = None
+        return True
+
+    def next_ready(self) -> Consumer | None:
+        """Whose turn it is, if it can take a delivery."""
+        if self._is_single:
+            return self._only()
+        for priority in self._order:
+            row = self._rows[priority]
+            for _ in range(len(row)):
+                consumer = row[0]
+                row.rotate(-1)
+                if consumer.is_ready:
+                    return consumer
+        return None
+
+    def _only(self) -> Consumer | None:
+        if self._active is None and self._order:
+            self._active = self._rows[self._order[0]][0]
+        return self._active if self._active is not None and self._active.is_ready else None

@@ -1,0 +1,142 @@
+"""A message as queues hold it: its bytes, its way so far, and the little that must be known of it."""
+
+import struct
+from dataclasses import dataclass, field, replace
+
+from amqpjobs.devbroker.errors import failed
+from amqpjobs.devbroker.properties import (
+    DELIVERY_MODE,
+    EXPIRATION,
+    HEADERS,
+    PRIORITY,
+    REPLY_TO,
+    USER_ID,
+    Properties,
+    short,
+)
+from amqpjobs.devbroker.table import Field, Table, read_array
+
+_CONTENT_HEADER = struct.Struct(">HHQ")
+_BASIC = 60
+#: Ten years, RabbitMQ's longest expiry.
+LONGEST_EXPIRY = 315_360_000_000
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """Nobody changes one: it may stand in any number of queues."""
+
+    exchange: str
+    #: The one it was published with, then those of its CC and BCC headers.
+    keys: tuple[str, ...]
+    properties: Properties
+    body: bytes
+    #: Milliseconds of its own TTL.
+    ttl: int | None = None
+    priority: int | None = None
+    #: The keys that its reader may not see.
+    hidden: tuple[str, ...] = ()
+    #: Entries of x-death, the latest first.
+    deaths: tuple[Table, ...] = ()
+    #: The content header, and exchange and key, as they are sent.
+    header: bytes = field(init=False)
+    way: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.header = content_header(self.properties, len(self.body))
+        key = self.keys[0].encode("utf-8", "surrogateescape")
+        self.way = short(self.exchange.encode("utf-8", "surrogateescape")) + short(key)
+
+    @property
+    def size(self) -> int:
+        """What it weighs in memory, about."""
+        return len(self.body) + len(self.header)
+
+    @property
+    def is_persistent(self) -> bool:
+        return self.properties.octet(DELIVERY_MODE) == 2
+
+    def with_properties(self, properties: Properties) -> "Message":
+        return replace(self, properties=properties)
+
+    def header_with(self, added: Table) -> bytes:
+        """The content header with these among the headers."""
+        headers = Table(self.properties.headers() | added).sorted()
+        return content_header(self.properties.replaced({HEADERS: headers.written()}), len(self.body))
+
+
+def content_header(properties: Properties, size: int) -> bytes:
+    return _CONTENT_HEADER.pack(_BASIC, 0, size) + properties.raw
+
+
+def published(exchange: str, key: str, raw: bytes, body: bytes) -> Message:
+    """What a client sent. Raises `RefusedError` for what RabbitMQ refuses."""
+    properties = Properties(raw)
+    expiration = properties.part(EXPIRATION)
+    ttl = None if expiration is None else parsed_expiration(expiration)
+    keys, hidden = (key,), ()
+    if b"CC" in raw:
+        keys, hidden, properties = _routes(key, properties)
+    return Message(
+        exchange,
+        keys,
+        properties,
+        body,
+        ttl=ttl,
+        priority=properties.octet(PRIORITY),
+        hidden=hidden,
+    )
+
+
+def parsed_expiration(raw: bytes) -> int:
+    """Milliseconds. Raises `RefusedError` in RabbitMQ's words."""
+    text = raw.decode("utf-8", "replace")
+    sign = text[:1] in "+-" and text[:1]
+    digits = text[1:] if sign else text
+    whole = digits[: len(digits) - len(digits.lstrip("0123456789"))]
+    if not whole:
+        raise failed(f"invalid expiration '{text}': no_integer")
+    if rest := digits[len(whole) :]:
+        raise failed(f"invalid expiration '{text}': {{leftover_string,\"{rest}\"}}")
+    value = -int(whole) if sign == "-" else int(whole)
+    if value < 0:
+        raise failed(f"invalid expiration '{text}': {{value_negative,{value}}}")
+    if value > LONGEST_EXPIRY:
+        raise failed(f"invalid expiration '{text}': {{value_too_large,{value}}}")
+    return value
+
+
+def user_of(message: Message) -> str | None:
+    """Who it says it comes from."""
+    raw = message.properties.part(USER_ID)
+    return None if raw is None else raw.decode("utf-8", "replace")
+
+
+def reply_to_of(message: Message) -> bytes | None:
+    return message.properties.part(REPLY_TO)
+
+
+def with_reply_to(message: Message, address: str) -> Message:
+    return message.with_properties(message.properties.replaced({REPLY_TO: short(address.encode())}))
+
+
+def routes_in(headers: Table, name: str) -> tuple[str, ...]:
+    """The routing keys in a CC or BCC header."""
+    given = headers.look(name)
+    if given is None:
+        return ()
+    if given.letter != "A":
+        raise failed(f'invalid message: {{unacceptable_type_in_header,"{name}",{given.type_name}}}')
+    return tuple(_key(item) for item in read_array(given.raw) if item.letter == "S")
+
+
+def _routes(key: str, properties: Properties) -> tuple[tuple[str, ...], tuple[str, ...], Properties]:
+    headers = properties.headers()
+    copies, hidden = routes_in(headers, "CC"), routes_in(headers, "BCC")
+    if headers.pop(b"BCC", None) is not None:
+        properties = properties.replaced({HEADERS: headers.written()})
+    return (key, *copies, *hidden), hidden, properties
+
+
+def _key(item: Field) -> str:
+    return item.raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,147 @@
+"""Quorum queues, as far as a client can tell them from classic ones.
+
+They count how often a message came back, and give up on it at a limit; what comes back goes first; they are
+full later than they should be; and they can keep a dead letter until its new queue has it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amqpjobs.devbroker.arguments import REJECT_PUBLISH
+from amqpjobs.devbroker.backlog import Backlog, Entry, ReturnsBacklog
+from amqpjobs.devbroker.deadletter import Reason
+from amqpjobs.devbroker.errors import unsupported
+from amqpjobs.devbroker.message import Message
+from amqpjobs.devbroker.queue import Queue, Return
+from amqpjobs.devbroker.table import Table, long
+from amqpjobs.devbroker.timers import Timer
+
+#: A queue that refused because it was full takes messages again below this part of its limit.
+_LOW = 0.8
+#: Dead letters that are on their way at once, and seconds until those that did not arrive are sent again.
+_ON_THEIR_WAY, _AGAIN_AFTER = 32, 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class _DeadLetter:
+    entry: Entry
+    reason: Reason
+
+
+class QuorumQueue(Queue):
+    """A queue of one replica."""
+
+    _is_refusing = False
+
+    def _new_backlog(self) -> Backlog:
+        self._dead: deque[_DeadLetter] = deque()
+        self._stuck: list[_DeadLetter] = []
+        self._again: Timer | None = None
+        return ReturnsBacklog(self._host.profile.priorities)
+
+    def header_of(self, entry: Entry, *, is_get: bool = False) -> bytes:
+        profile = self._host.profile
+        if entry.acquired == 0 and not (is_get and profile.are_deaths_headers):
+            return entry.message.header
+        counts = Table()
+        if not profile.has_acquired_count:
+            counts[b"x-delivery-count"] = long(entry.acquired)
+        else:
+            counts[b"x-acquired-count"] = long(entry.acquired)
+            if entry.failures:
+                counts[b"x-delivery-count"] = long(entry.failures)
+        return entry.message.header_with(counts)
+
+    # -- full ----------------------------------------------------------------------------------------------
+
+    def is_full_for(self, message: Message) -> bool:
+        """Only once it is over its limit, and until it is well below again."""
+        if self.arguments.overflow == REJECT_PUBLISH:
+            if self._exceeds(*self._load()):
+                self._is_refusing = True
+            elif self._is_refusing:
+                self._is_refusing = not self._is_low()
+        return self._is_refusing
+
+    def _load(self) -> tuple[int, int]:
+        kept = [*self._dead, *self._stuck]
+        size = sum(len(letter.entry.message.body) for letter in kept)
+        return len(self.backlog) + len(kept), self.ready_bytes + size
+
+    def _is_low(self) -> bool:
+        count, size = self._load()
+        longest, largest = self.arguments.max_length, self.arguments.max_bytes
+        return (longest is None or count <= int(longest * _LOW)) and (largest is None or size <= int(largest * _LOW))
+
+    # -- counted -------------------------------------------------------------------------------------------
+
+    def reject(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry in self._lent:
+                del self._lent[entry]
+                self._count(entry, Return.REJECTED)
+                self._bury(entry, Reason.REJECTED)
+
+    def _count(self, entry: Entry, why: Return) -> None:
+        entry.acquired += 1
+        if why is not Return.NACKED or self._host.profile.does_nack_count:
+            entry.failures += 1
+
+    def _return(self, entry: Entry, why: Return) -> None:
+        limit = self.arguments.delivery_limit
+        if limit is not None and entry.failures > limit:
+            self._bury(entry, Reason.DELIVERY_LIMIT)
+        elif limit is None and why is not Return.LOST:
+            # Without a limit it is appended to the log once more, and so to the end of the queue.
+            self.backlog.add(entry)
+            self.ready_bytes += len(entry.message.body)
+        else:
+            super()._return(entry, why)
+
+    # -- dead letters that must arrive -----------------------------------------------------------------------
+
+    def _bury(self, entry: Entry, reason: Reason) -> None:
+        if not self.arguments.is_at_least_once:
+            super()._bury(entry, reason)
+            return
+        self._dead.append(_DeadLetter(entry, reason))
+        self._send_dead()
+
+    def _send_dead(self) -> None:
+        while self._dead and len(self._stuck) < _ON_THEIR_WAY and not self.is_deleted:
+            letter = self._dead.popleft()
+            if not self._arrives(letter):
+                self._stuck.append(letter)
+        if self._stuck and self._again is None:
+            self._again = self._host.timers.at(self._host.timers.now() + _AGAIN_AFTER, self._send_stuck)
+
+    def _send_stuck(self) -> None:
+        self._again = None
+        stuck, self._stuck = self._stuck, []
+        self._stuck = [letter for letter in stuck if not self._arrives(letter)]
+        self._send_dead()
+
+    def _arrives(self, letter: _DeadLetter) -> bool:
+        if not self._host.bury_surely(letter.entry.message, letter.reason, self):
+            return False
+        self._host.memory.free(letter.entry.size)
+        return True
+
+    def redeclared(self) -> None:
+        """Does not renew x-expires."""
+
+    # -- refused -------------------------------------------------------------------------------------------
+
+    def check_consume(self, *, is_exclusive: bool, is_limited: bool) -> None:
+        if is_limited:
+            raise unsupported(f"{self.place} does not support global qos")
+
+    def delete(self) -> None:
+        super().delete()
+        if self._again is not None:
+            self._again.cancel()
+        for letter in (*self._dead, *self._stuck):
+            self._host.memory.free(letter.entry.size)
+        self._dead.clear()
+        self._stuck.clear()

@@ -1,0 +1,132 @@
+"""The broker itself: a port, its users and vhosts, and the time."""
+
+import asyncio
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from amqpjobs.devbroker.connection import Connection
+from amqpjobs.devbroker.directory import Directory
+from amqpjobs.devbroker.errors import Code, RefusedError
+from amqpjobs.devbroker.memory import Memory
+from amqpjobs.devbroker.profile import Profile
+from amqpjobs.devbroker.profile import profile as find_profile
+from amqpjobs.devbroker.timers import Clock, RealClock, Timers
+from amqpjobs.devbroker.users import Permissions, User
+
+_MIB = 1024 * 1024
+_GOODBYE = "broker forced connection closure with reason 'shutdown'"
+
+
+class Broker:
+    """An AMQP 0-9-1 server on a TCP port, for development and tests.
+
+    An async context manager; inside, `url` leads to it. `profile` is the RabbitMQ version to behave like:
+    "3.10", "4.0" (the default) or "4.3". `port` 0, the default, is any free one. There is one vhost, `/`,
+    and one user, guest. Above `memory_limit` bytes of messages, publishers are not read from. Everything is
+    in memory: what is durable survives `restart`, and nothing survives the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: str | Profile = "4.0",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock | None = None,
+        memory_limit: int = 256 * _MIB,
+    ) -> None:
+        self.profile = find_profile(profile) if isinstance(profile, str) else profile
+        self._host = host
+        self._port = port
+        self._timers = Timers(clock or RealClock())
+        self._directory = Directory(self.profile, self._timers, Memory(memory_limit))
+        self._server: asyncio.Server | None = None
+        self.add_vhost("/")
+        self.add_user("guest", "guest")
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does, if it was not told."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        return self.url_of("guest", "guest")
+
+    def url_of(self, user: str, password: str, vhost: str = "/") -> str:
+        """For another user or vhost."""
+        name = "" if vhost == "/" else quote(vhost, safe="")
+        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{self._host}:{self._port}/{name}"
+
+    def add_vhost(self, name: str) -> None:
+        """Does nothing if there is one of that name. guest may use it."""
+        self._directory.add_vhost(name)
+        if (guest := self._directory.users.get("guest")) is not None:
+            guest.permissions.setdefault(name, Permissions())
+
+    def add_user(
+        self, name: str, password: str, *, vhost: str = "/", permissions: Permissions | None = None
+    ) -> None:
+        """Again for each further vhost. Without `permissions` everything is allowed."""
+        user = self._directory.users.setdefault(name, User(name, password))
+        user.password = password
+        user.permissions[vhost] = permissions or Permissions()
+
+    async def start(self) -> None:
+        """Listen. Does nothing if it does."""
+        if self._server is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self._directory), self._host, self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._timers.start(loop)
+
+    async def stop(self) -> None:
+        """Tell the clients, and stop listening. Any number of times."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        await self.drop_connections()
+        self._timers.stop()
+        await server.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def advance(
+        self, seconds: float = 0.0, *, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0
+    ) -> None:
+        """Move time on: every TTL and expiry fires, in order, each at its own moment, before this returns.
+
+        What clients have sent is not waited for; what they are sent is on its way.
+        """
+        self._timers.advance(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds())
+        await asyncio.sleep(0)
+
+    async def drop_connections(self) -> None:
+        """Close all connections, with RabbitMQ's words for a shutdown, and see that they are gone."""
+        for connection in list(self._directory.connections):
+            assert isinstance(connection, Connection)
+            connection.close(RefusedError(Code.CONNECTION_FORCED, _GOODBYE))
+        await asyncio.sleep(0)
+        for connection in list(self._directory.connections):
+            assert isinstance(connection, Connection)
+            connection.finish()
+        while self._directory.connections:
+            await asyncio.sleep(0.001)
+
+    async def restart(self) -> None:
+        """As if the broker had been stopped and started: what is not durable is gone, and so are connections."""
+        await self.stop()
+        for vhost in self._directory.vhosts.values():
+            vhost.forget_transient()
+        await self.start()
