@@ -16,39 +16,48 @@ CLASSIC, QUORUM, STREAM = "classic", "quorum", "stream"
 DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX = "drop-head", "reject-publish", "reject-publish-dlx"
 _MODULES = {kind: f"rabbit_{kind}_queue" for kind in (CLASSIC, QUORUM, STREAM)}
 
-_DEAD_LETTERING = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
-_LIMITS = ("x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes", "x-overflow")
-_KNOWN = {
-    CLASSIC: {
-        *_DEAD_LETTERING,
-        *_LIMITS,
+#: In RabbitMQ's order, in which they are compared.
+_KNOWN: dict[str, tuple[str, ...]] = {
+    CLASSIC: (
+        "x-expires",
+        "x-message-ttl",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-max-length",
+        "x-max-length-bytes",
         "x-max-priority",
+        "x-overflow",
         "x-queue-mode",
         "x-queue-version",
         "x-single-active-consumer",
         "x-queue-type",
         "x-queue-master-locator",
-    },
-    QUORUM: {
-        *_DEAD_LETTERING,
-        *_LIMITS,
+    ),
+    QUORUM: (
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
         "x-dead-letter-strategy",
+        "x-expires",
+        "x-max-length",
+        "x-max-length-bytes",
         "x-max-in-memory-length",
         "x-max-in-memory-bytes",
+        "x-overflow",
         "x-single-active-consumer",
         "x-queue-type",
         "x-quorum-initial-group-size",
         "x-delivery-limit",
+        "x-message-ttl",
         "x-queue-leader-locator",
-    },
-    STREAM: {
+    ),
+    STREAM: (
         "x-max-length-bytes",
         "x-queue-type",
         "x-max-age",
         "x-stream-max-segment-size-bytes",
         "x-initial-cluster-size",
         "x-queue-leader-locator",
-    },
+    ),
 }
 _DELAYED_RETRY = ("x-delayed-retry-type", "x-delayed-retry-min", "x-delayed-retry-max")
 _CONSUMER_TIMEOUTS = ("x-consumer-timeout", "x-consumer-disconnected-timeout")
@@ -86,14 +95,13 @@ class QueueArguments:
     max_age: float | None
 
 
-def known_arguments(kind: str, profile: Profile) -> set[str]:
+def known_arguments(kind: str, profile: Profile) -> tuple[str, ...]:
     """Names that a type of queue understands."""
-    known = set(_KNOWN[kind])
     if kind == CLASSIC and profile.has_classic_locator:
-        known.add("x-queue-leader-locator")
+        return (*_KNOWN[kind], "x-queue-leader-locator")
     if kind == QUORUM and profile.has_consumer_timeout:
-        known |= {*_CONSUMER_TIMEOUTS, *_DELAYED_RETRY}
-    return known
+        return (*_KNOWN[kind], *_CONSUMER_TIMEOUTS, *_DELAYED_RETRY)
+    return _KNOWN[kind]
 
 
 def checked_queue(given: Table, what: str, profile: Profile) -> QueueArguments:
@@ -104,7 +112,7 @@ def checked_queue(given: Table, what: str, profile: Profile) -> QueueArguments:
     for name, check in _checks(profile).items():
         if name in known:
             _check(given, name, what, check)
-    others = set[str]().union(*(known_arguments(other, profile) for other in _MODULES)) - known
+    others = {name for other in _MODULES for name in known_arguments(other, profile)}.difference(known)
     for raw in given:
         if (name := raw.decode("utf-8", "replace")) in others:
             raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
@@ -145,10 +153,10 @@ def _delivery_limit(given: Table, profile: Profile) -> int | None:
     return None if limit < 0 and profile.is_negative_limit_none else limit
 
 
-def check_equivalent(current: QueueArguments, given: QueueArguments, what: str, profile: Profile) -> None:
+def check_equivalent(current: QueueArguments, given: Table, what: str, profile: Profile) -> None:
     """Raises `RefusedError` when a queue is declared again with other arguments."""
-    for name in sorted(known_arguments(current.kind, profile)):
-        check_same(current.table.look(name), given.table.look(name), name, what)
+    for name in known_arguments(current.kind, profile):
+        check_same(current.table.look(name), given.look(name), name, what)
 
 
 def check_same(current: Field | None, given: Field | None, name: str, what: str) -> None:

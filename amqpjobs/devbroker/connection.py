@@ -66,7 +66,9 @@ class Connection(asyncio.Protocol):
         self._user: User | None = None
         self._capabilities = Table()
         self.channels: dict[int, Channel] = {}
+        #: Refused ones whose end the client has not confirmed, and numbers that were in use before.
         self._closing_channels: set[int] = set()
+        self._closed_channels: set[int] = set()
         self._unconfirmed: list[Channel] = []
         self._sleeping: dict[Queue, None] = {}
         self.frame_max = FRAME_MAX
@@ -259,25 +261,33 @@ class Connection(asyncio.Protocol):
             channel.close()
             self.write(frame(channel.number, method(commands.Channel.CloseOk)))
             if channel.number not in self._closing_channels:
-                del self.channels[channel.number]
+                self._forget(channel)
         elif index == _CLOSE_OK and not channel.is_open:
             self._closing_channels.discard(channel.number)
-            del self.channels[channel.number]
+            self._forget(channel)
         else:
             channel.receive_method(payload)
+
+    def _forget(self, channel: Channel) -> None:
+        del self.channels[channel.number]
+        self._closed_channels.add(channel.number)
 
     def _take_unopened(self, kind: int, number: int, payload: bytes) -> None:
         if kind != METHOD:
             raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
-        if INDEX.unpack_from(payload)[0] != _OPEN:
-            if INDEX.unpack_from(payload)[0] == _CLOSE_OK:
-                return
+        index = INDEX.unpack_from(payload)[0]
+        if index == _CLOSE and number in self._closed_channels:
+            # A client that gave up waiting closes again; RabbitMQ is slow enough to hear both.
+            self.write(frame(number, method(commands.Channel.CloseOk)))
+            return
+        if index != _OPEN:
             raise RefusedError(Code.CHANNEL_ERROR, "expected 'channel.open'")
         if self._channel_max and len(self.channels) >= self._channel_max:
             raise forbidden(
                 f"number of channels opened ({len(self.channels)}) has reached the negotiated channel_max "
                 f"({self._channel_max})"
             )
+        self._closed_channels.discard(number)
         self.channels[number] = Channel(number, self)
         self.write(frame(number, method(commands.Channel.OpenOk)))
 

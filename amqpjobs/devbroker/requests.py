@@ -3,7 +3,7 @@
 from pamqp import commands
 from pamqp.base import Frame
 
-from amqpjobs.devbroker.arguments import QUORUM, checked_queue
+from amqpjobs.devbroker.arguments import QUORUM
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, missing, refused
 from amqpjobs.devbroker.exchange import Exchange
 from amqpjobs.devbroker.queue import Attributes, Queue
@@ -136,8 +136,7 @@ class Requests:
         self._access.check("configure", "queue", name)
         if name not in self._vhost.queues:
             self._check_leads_on("queue", name, given, "x-dead-letter-exchange")
-        arguments = checked_queue(given, self._vhost.place("queue", name), self._vhost.profile)
-        return self._vhost.declare_queue(name, arguments, attributes)
+        return self._vhost.declare_queue(name, given, attributes)
 
     def _declare_reply_queue(self, name: str) -> bytes:
         if name != REPLY_TO and name not in self._vhost.reply_takers:

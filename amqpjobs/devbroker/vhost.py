@@ -12,6 +12,7 @@ from amqpjobs.devbroker.arguments import (
     QueueArguments,
     check_equivalent,
     check_same,
+    checked_queue,
     differs,
 )
 from amqpjobs.devbroker.deadletter import Reason, died, is_cycle
@@ -86,26 +87,27 @@ class VHost:
         if queue.attributes.owner not in (None, connection):
             raise _locked(queue)
 
-    def declare_queue(self, name: str, arguments: QueueArguments, attributes: Attributes) -> Queue:
+    def declare_queue(self, name: str, given: Table, attributes: Attributes) -> Queue:
         """Make it, or check that it is the same. Raises `RefusedError`."""
         if (existing := self.queues.get(name)) is not None:
-            self._check_same_queue(existing, arguments, attributes)
+            self._check_same_queue(existing, given, attributes)
             existing.redeclared()
             return existing
+        arguments = checked_queue(given, self.place("queue", name), self.profile)
         self._check_combination(name, arguments, attributes)
         queue = (QuorumQueue if arguments.kind == QUORUM else Queue)(name, self, arguments, attributes)
         self.queues[name] = queue
         self._routes.clear()
         return queue
 
-    def _check_same_queue(self, queue: Queue, arguments: QueueArguments, attributes: Attributes) -> None:
+    def _check_same_queue(self, queue: Queue, given: Table, attributes: Attributes) -> None:
         if queue.attributes.owner is not attributes.owner:
             raise _locked(queue)
         for name in ("durable", "auto_delete"):
-            current, given = getattr(queue.attributes, f"is_{name}"), getattr(attributes, f"is_{name}")
-            if current != given:
-                differs(name, queue.place, f"'{given}'".lower(), f"'{current}'".lower())
-        check_equivalent(queue.arguments, arguments, queue.place, self.profile)
+            current, asked = getattr(queue.attributes, f"is_{name}"), getattr(attributes, f"is_{name}")
+            if current != asked:
+                differs(name, queue.place, f"'{asked}'".lower(), f"'{current}'".lower())
+        check_equivalent(queue.arguments, given, queue.place, self.profile)
 
     def _check_combination(self, name: str, arguments: QueueArguments, attributes: Attributes) -> None:
         what = self.place("queue", name)
