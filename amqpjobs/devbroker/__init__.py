@@ -7,7 +7,7 @@ What RabbitMQ does is the specification, in three versions: 3.10, 4.0 and 4.3. I
 `await broker.advance(days=3)` every TTL and expiry of three days has fired, in order.
 
 It keeps everything in memory, on one node. It refuses, with 540 NOT_IMPLEMENTED, what it does not do: streams,
-prefetch sizes, `immediate`, pausing by channel.flow, update-secret, x-credit, x-delayed-retry-*. It accepts and
+prefetch sizes, `immediate`, pausing by channel.flow, x-credit, x-delayed-retry-*. It accepts and
 does nothing about arguments that place or size replicas, x-queue-mode and x-queue-version. It has no TLS, no
 policies, no plugins, no management API and no consumer timeout; x-consumer-timeout is checked, but never strikes.
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from amqpjobs.devbroker.errors import failed, unsupported
 from amqpjobs.devbroker.message import LONGEST_EXPIRY
 from amqpjobs.devbroker.profile import Profile
-from amqpjobs.devbroker.table import Field, Table
+from amqpjobs.devbroker.table import Field, Table, text
 
 CLASSIC, QUORUM, STREAM = "classic", "quorum", "stream"
 DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX = "drop-head", "reject-publish", "reject-publish-dlx"
@@ -155,6 +155,8 @@ def _delivery_limit(given: Table, profile: Profile) -> int | None:
 
 def check_equivalent(current: QueueArguments, given: Table, what: str, profile: Profile) -> None:
     """Raises `RefusedError` when a queue is declared again with other arguments."""
+    if not profile.are_deaths_headers and given.look("x-queue-type") is None:
+        given = Table(given | {b"x-queue-type": text(CLASSIC)})  # since 3.13 it is written into the arguments
     for name in known_arguments(current.kind, profile):
         check_same(current.table.look(name), given.look(name), name, what)
 
@@ -250,6 +252,12 @@ def _check_kind(field: Field, *_: object) -> str | None:
     return _check_text(field)
 
 
+def _check_mode(field: Field, *_: object) -> str | None:
+    if field.text is not None and field.text not in ("default", "lazy"):
+        return f"\"unsupported queue mode '{field.text}'\""
+    return _check_text(field)
+
+
 def _check_age(field: Field, *_: object) -> str | None:
     if field.text is not None and not re.fullmatch(r"0*[1-9]\d*[YMDhms]", field.text):
         return "invalid_max_age"
@@ -297,7 +305,7 @@ def _checks(profile: Profile) -> dict[str, Callable[..., str | None]]:
         "x-consumer-disconnected-timeout": _check_natural,
     }
     if profile.has_deprecated:
-        checks["x-queue-mode"] = _one_of(("default", "lazy"), "invalid_queue_mode")
+        checks["x-queue-mode"] = _check_mode
     return checks
 
 

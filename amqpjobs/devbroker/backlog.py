@@ -27,9 +27,10 @@ class Entry:
         self.message = message
         self.expires_at = expires_at
         self.size = message.size
-        #: How often it was lent out and came back, and how often that was a failure.
+        #: How often it was lent out and came back.
         self.acquired = 0
-        self.failures = 0
+        #: How often that was a failure, here and where it was before.
+        self.failures = message.failures
 
 
 class Backlog(Protocol):

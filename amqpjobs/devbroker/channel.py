@@ -19,8 +19,9 @@ from amqpjobs.devbroker.consumers import Consumer
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, forbidden, refused, unsupported
 from amqpjobs.devbroker.ledger import Ledger, Loan, by_queue
 from amqpjobs.devbroker.message import Message, published, reply_to_of, user_of, with_reply_to
-from amqpjobs.devbroker.queue import Queue, Return
+from amqpjobs.devbroker.queue import Queue
 from amqpjobs.devbroker.requests import Requests
+from amqpjobs.devbroker.returns import Return
 from amqpjobs.devbroker.transaction import Settlement, Transaction
 from amqpjobs.devbroker.users import Access
 from amqpjobs.devbroker.vhost import REPLY_TO, VHost
@@ -233,7 +234,7 @@ class Channel:
                 how = Settlement.NACK if asked.requeue else Settlement.DISCARD
                 self._settle(how, asked.delivery_tag, multiple=asked.multiple)
             case commands.Basic.Reject():
-                how = Settlement.REJECT if asked.requeue else Settlement.DISCARD
+                how = Settlement.REJECT if asked.requeue else Settlement.DISCARD_FAILED
                 self._settle(how, asked.delivery_tag, multiple=False)
             case commands.Basic.Get():
                 self._get(asked)
@@ -289,7 +290,7 @@ class Channel:
         payload = method(
             commands.Basic.GetOk,
             delivery_tag=tag,
-            redelivered=entry.acquired > 0,
+            redelivered=queue.is_redelivered(entry),
             exchange=message.exchange,
             routing_key=message.keys[0],
             message_count=len(queue.backlog),
@@ -349,7 +350,7 @@ class Channel:
         queue, message, link = consumer.queue, entry.message, self._link
         tag = self._lend(queue, entry, consumer, is_silent=consumer.is_silent)
         link.write(
-            delivery(self.number, consumer.wire_tag, tag, entry.acquired > 0, message.way)
+            delivery(self.number, consumer.wire_tag, tag, queue.is_redelivered(entry), message.way)
             + content(self.number, queue.header_of(entry), message.body, link.frame_max)
         )
 
@@ -467,7 +468,10 @@ def settle_in(queue: Queue, how: Settlement, entries: list[Entry]) -> None:
             queue.settle(entries)
             queue.dispatch()
         case Settlement.DISCARD:
-            queue.reject(entries)
+            queue.discard(entries, Return.DISCARDED)
+            queue.dispatch()
+        case Settlement.DISCARD_FAILED:
+            queue.discard(entries, Return.REFUSED)
             queue.dispatch()
         case Settlement.NACK:
             queue.give_back(entries, Return.NACKED)

@@ -13,7 +13,7 @@ from pamqp.base import Frame
 
 from amqpjobs.devbroker.channel import Channel
 from amqpjobs.devbroker.directory import Directory
-from amqpjobs.devbroker.errors import Code, RefusedError, forbidden, unsupported
+from amqpjobs.devbroker.errors import Code, RefusedError, forbidden
 from amqpjobs.devbroker.login import SASL, Login
 from amqpjobs.devbroker.queue import Queue
 from amqpjobs.devbroker.table import Table
@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         #: Refused ones whose end the client has not confirmed, and numbers that were in use before.
         self._closing_channels: set[int] = set()
         self._closed_channels: set[int] = set()
+        #: Index of the method that came on no open channel, for error replies.
+        self._latest = 0
         self._unconfirmed: list[Channel] = []
         self._sleeping: dict[Queue, None] = {}
         self.frame_max = FRAME_MAX
@@ -216,14 +218,15 @@ class Connection(asyncio.Protocol):
             if size > self.frame_max and self.frame_max:
                 raise RefusedError(
                     Code.FRAME_ERROR,
-                    f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{self.frame_max - OVERHEAD}}}",
+                    f"type {kind}, {octets(b'')}: {{frame_too_large,{size},{self.frame_max - OVERHEAD}}}",
                 )
             last = at + 7 + size
             if last >= end:
                 break
             if data[last] != 0xCE:
                 raise RefusedError(
-                    Code.FRAME_ERROR, f"type {kind}, invalid frame end marker: {{invalid_frame_end_marker,{data[last]}}}"
+                    Code.FRAME_ERROR,
+                    f"type {kind}, {octets(data[at + 7 : last])}: {{invalid_frame_end_marker,{data[last]}}}",
                 )
             payload = data[at + 7 : last]
             at = last + 1
@@ -250,8 +253,10 @@ class Connection(asyncio.Protocol):
             elif kind == BODY:
                 self._has_published = True
                 channel.receive_body(payload)
+            elif kind == HEARTBEAT:
+                raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, {octets(payload)}")
             else:
-                raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}")
+                raise RefusedError(Code.FRAME_ERROR, f"type {kind}, {octets(payload)}: unknown_frame")
         except RefusedError as error:
             self._refuse(error, number, channel)
 
@@ -273,9 +278,10 @@ class Connection(asyncio.Protocol):
         self._closed_channels.add(channel.number)
 
     def _take_unopened(self, kind: int, number: int, payload: bytes) -> None:
+        self._latest = 0
         if kind != METHOD:
             raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
-        index = INDEX.unpack_from(payload)[0]
+        self._latest = index = INDEX.unpack_from(payload)[0]
         if index == _CLOSE and number in self._closed_channels:
             # A client that gave up waiting closes again; RabbitMQ is slow enough to hear both.
             self.write(frame(number, method(commands.Channel.CloseOk)))
@@ -292,7 +298,7 @@ class Connection(asyncio.Protocol):
         self.write(frame(number, method(commands.Channel.OpenOk)))
 
     def _refuse(self, error: RefusedError, number: int, channel: Channel | None) -> None:
-        current = 0 if channel is None else channel.current
+        current = self._latest if channel is None else channel.current
         if error.code.is_hard or channel is None:
             self._fail(error, current)
             return
@@ -327,7 +333,7 @@ class Connection(asyncio.Protocol):
         try:
             self._do(asked)
         except RefusedError as error:
-            self._fail(error, asked.index)
+            self._fail(error, 0 if self._state == "login" else asked.index)
 
     def _do(self, asked: Frame) -> None:
         match asked, self._state:
@@ -346,7 +352,7 @@ class Connection(asyncio.Protocol):
             case commands.Connection.Open(), "open":
                 self._open(asked.virtual_host)
             case commands.Connection.UpdateSecret(), "running":
-                raise unsupported("connection.update-secret")
+                self.write(frame(0, method(commands.Connection.UpdateSecretOk)))
             case _:
                 raise RefusedError(Code.CHANNEL_ERROR, f"unexpected method in connection state {self._state}")
 
@@ -474,6 +480,13 @@ def check_negotiated(name: str, value: int, least: int, most: int) -> None:
         raise forbidden(f"negotiated {name} = {value} is lower than the minimum allowed value ({least})")
     if value == 0 or value > most:
         raise forbidden(f"negotiated {name} = {value} is higher than the maximum allowed value ({most})")
+
+
+def octets(payload: bytes) -> str:
+    """The beginning of a frame, as RabbitMQ shows it."""
+    start = payload[:16]
+    shown = f'"{start.decode()}"' if start and start.isascii() and start.decode().isprintable() else ",".join(map(str, start))
+    return f"{'all' if len(payload) <= 16 else 'first 16'} octets = <<{shown}>>"
 
 
 def _closing(command: type[Frame], error: RefusedError, current: int) -> bytes:

@@ -46,10 +46,11 @@ class Consumer:
 class Consumers:
     """By priority, and in turns within one; or the first of them alone, if only one may be active."""
 
-    def __init__(self, *, is_single: bool) -> None:
+    def __init__(self, *, is_single: bool, does_priority_take_over: bool = False) -> None:
         self._rows: dict[int, deque[Consumer]] = {}
         self._order: list[int] = []
         self._is_single = is_single
+        self._does_priority_take_over = does_priority_take_over
         self._active: Consumer | None = None
         self._exclusive: Consumer | None = None
         self._size = 0
@@ -76,6 +77,8 @@ class Consumers:
         self._size += 1
         if is_exclusive:
             self._exclusive = consumer
+        if self._is_single and self._active is None:
+            self._active = consumer
 
     def remove(self, consumer: Consumer) -> bool:
         """Whether it was there."""
@@ -107,6 +110,11 @@ class Consumers:
         return None
 
     def _only(self) -> Consumer | None:
-        if self._active is None and self._order:
+        if self._order and (self._active is None or self._is_outranked(self._active)):
+            if self._active is not None and self._active.lent:
+                return None  # it first finishes what it has
             self._active = self._rows[self._order[0]][0]
         return self._active if self._active is not None and self._active.is_ready else None
+
+    def _is_outranked(self, active: Consumer) -> bool:
+        return self._does_priority_take_over and active.priority < self._order[0]

@@ -65,7 +65,8 @@ def _recorded(
     same = [death for death in before if _said(death, "queue") == queue and _said(death, "reason") == reason.value]
     others = [death for death in before if death not in same]
     if not same:
-        return [_death(message, headers, reason, queue, profile, now), *others]
+        death = _death(message, headers, reason, queue, profile, now)
+        return [death.sorted() if others and profile.are_deaths_headers else death, *others]
     count = same[0].look("count")
     increased = Table(same[0] | {b"count": long(1 + ((count.integer if count else None) or 0))})
     return [increased, *others]
@@ -94,9 +95,10 @@ def _death(message: Message, headers: Table, reason: Reason, queue: str, profile
             b"routing-keys": array(text(key.encode("utf-8", "surrogateescape")) for key in keys),
         }
     )
-    if message.ttl is not None:
-        death[b"original-expiration"] = text(message.properties.part(EXPIRATION) or str(message.ttl))
-    return death
+    if message.ttl is None:
+        return death
+    expiration = Table({b"original-expiration": text(message.properties.part(EXPIRATION) or str(message.ttl))})
+    return Table(death | expiration if profile.are_deaths_headers else expiration | death)
 
 
 def _write_first_and_last(headers: Table, message: Message, reason: Reason, queue: str, profile: Profile) -> None:

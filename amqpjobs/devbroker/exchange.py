@@ -3,7 +3,7 @@
 A destination is whatever it was bound as; the vhost binds queues and other exchanges.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -37,6 +37,8 @@ class Exchange(Generic[D]):
     is_durable: bool = True
     is_auto_delete: bool = False
     is_internal: bool = False
+    #: Whether 1 and 1.0 are two values to a headers exchange.
+    is_exact: bool = True
     arguments: Table = field(default_factory=Table)
     bindings: dict[Binding[D], None] = field(default_factory=dict[Binding[D], None])
     _by_key: dict[str, dict[Binding[D], None]] = field(default_factory=dict[str, dict[Binding[D], None]])
@@ -86,7 +88,11 @@ class Exchange(Generic[D]):
                 for key in keys:
                     yield from (binding.destination for binding in self._tree.matching(words_of(key), 0))
             case _:
-                yield from (binding.destination for binding in self.bindings if _agree(binding.arguments, headers))
+                yield from (binding.destination for binding in self.bindings if self._agrees(binding, headers))
+
+
+    def _agrees(self, binding: Binding[D], headers: Table) -> bool:
+        return _agree(binding.arguments, headers, _exactly if self.is_exact else _roughly)
 
 
 def check_binding(exchange_type: str, arguments: Table) -> None:
@@ -141,28 +147,33 @@ class _Branch(Generic[D]):
                 yield from branch.matching(words, at + 1)
 
 
-def _agree(arguments: tuple[tuple[bytes, Field], ...], headers: Table) -> bool:
+def _agree(
+    arguments: tuple[tuple[bytes, Field], ...], headers: Table, meaning: Callable[[Field], tuple[str, object]]
+) -> bool:
     mode = next((value.text for name, value in arguments if name == b"x-match"), "all")
     counts_x = mode in (_ALL_WITH_X, _ANY_WITH_X)
     answers = (
-        _has(headers, name, value)
+        _has(headers, name, value, meaning)
         for name, value in arguments
         if name != b"x-match" and (counts_x or not name.startswith(b"x-"))
     )
     return any(answers) if mode in (_ANY, _ANY_WITH_X) else all(answers)
 
 
-def _has(headers: Table, name: bytes, wanted: Field) -> bool:
+def _has(headers: Table, name: bytes, wanted: Field, meaning: Callable[[Field], tuple[str, object]]) -> bool:
     """Types do not matter, values do; a wanted value of none asks for the name only."""
     given = headers.get(name)
     if given is None:
         return False
-    return wanted.letter == "V" or _comparable(given) == _comparable(wanted)
+    return wanted.letter == "V" or meaning(given) == meaning(wanted)
 
 
-def _comparable(value: Field) -> tuple[str, object]:
+def _exactly(value: Field) -> tuple[str, object]:
     if value.letter in "Sx":
         return "text", value.raw
-    if value.letter == "T":
-        return "int", value.value
-    return value.type_class, value.value
+    return "int" if value.letter == "T" else value.type_class, value.value
+
+
+def _roughly(value: Field) -> tuple[str, object]:
+    kind, known = _exactly(value)
+    return "number" if kind in ("int", "float") else kind, known

@@ -36,6 +36,8 @@ class Message:
     priority: int | None = None
     #: The keys that its reader may not see.
     hidden: tuple[str, ...] = ()
+    #: How often a delivery of it failed in the queues that it came through.
+    failures: int = 0
     #: Entries of x-death, the latest first.
     deaths: tuple[Table, ...] = ()
     #: The content header, and exchange and key, as they are sent.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from amqpjobs.devbroker.returns import Return
+
 
 class Priorities(Enum):
     """What a quorum queue makes of a message's priority."""
@@ -25,13 +27,21 @@ class Profile:
     priorities: Priorities
     #: Whether a delivery that is handed back unstarted (nack) counts towards the limit.
     does_nack_count: bool
+    #: What counts as a failure, which a message keeps on its way through further quorum queues.
+    failures: frozenset[Return]
+    #: The same of classic queues: what failed in one is redelivered in its next queue.
+    classic_failures: frozenset[Return]
+    #: Whether a higher priority takes over from the single active consumer of a quorum queue.
+    does_priority_take_over: bool
+    #: Whether a direct reply counts as routed; before, a mandatory one is returned although it was delivered.
+    are_replies_routed: bool
     #: Whether a header tells how often a message was lent out, beside how often that failed.
     has_acquired_count: bool
     #: Whether x-delivery-limit: -1 means none; before, it was at once.
     is_negative_limit_none: bool
     #: Whether x-death headers that a publisher sends count as deaths, and x-last-death-* are not written.
     are_deaths_headers: bool
-    #: Queues that are neither durable nor exclusive, x-queue-mode, channel-wide prefetch.
+    #: A prefetch for a whole channel, and values of x-queue-mode and x-queue-version.
     has_deprecated: bool
     #: x-consumer-timeout on queues.
     has_consumer_timeout: bool
@@ -47,6 +57,10 @@ V3_10 = Profile(
     delivery_limit=None,
     priorities=Priorities.NONE,
     does_nack_count=True,
+    failures=frozenset(Return),
+    classic_failures=frozenset(),
+    does_priority_take_over=False,
+    are_replies_routed=False,
     has_acquired_count=False,
     is_negative_limit_none=False,
     are_deaths_headers=True,
@@ -60,6 +74,10 @@ V4_0 = Profile(
     delivery_limit=20,
     priorities=Priorities.TWO,
     does_nack_count=True,
+    failures=frozenset({Return.LOST, Return.DISCARDED, Return.REFUSED}),
+    classic_failures=frozenset(),
+    does_priority_take_over=True,
+    are_replies_routed=False,
     has_acquired_count=False,
     is_negative_limit_none=True,
     are_deaths_headers=False,
@@ -73,6 +91,10 @@ V4_3 = Profile(
     delivery_limit=20,
     priorities=Priorities.STRICT,
     does_nack_count=False,
+    failures=frozenset({Return.LOST, Return.REJECTED, Return.REFUSED}),
+    classic_failures=frozenset({Return.REJECTED, Return.REFUSED}),
+    does_priority_take_over=True,
+    are_replies_routed=True,
     has_acquired_count=True,
     is_negative_limit_none=True,
     are_deaths_headers=False,

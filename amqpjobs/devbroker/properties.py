@@ -7,7 +7,7 @@ what they were, types of header values included.
 import struct
 
 from amqpjobs.devbroker.errors import Code, RefusedError
-from amqpjobs.devbroker.table import Table
+from amqpjobs.devbroker.table import Table, check_table
 
 _FLAGS = struct.Struct(">H")
 _LONG = struct.Struct(">I")
@@ -73,15 +73,18 @@ def _places_of(raw: bytes) -> dict[int, tuple[int, int]]:
     try:
         flags = _FLAGS.unpack_from(raw)[0]
         if flags & 1:
-            raise RefusedError(Code.SYNTAX_ERROR, "more property flags than basic has")
+            raise IndexError
         at, places = 2, dict[int, tuple[int, int]]()
         for number, bit in _BITS:
             if flags & bit:
                 places[number] = at, (at := _end_of(raw, number, at))
+        if at != len(raw):
+            raise IndexError
+        if HEADERS in places:
+            start, end = places[HEADERS]
+            check_table(raw, start + 4, end)
     except (IndexError, struct.error):
-        raise RefusedError(Code.SYNTAX_ERROR, "malformed content properties") from None
-    if at > len(raw):
-        raise RefusedError(Code.SYNTAX_ERROR, "malformed content properties")
+        raise RefusedError(Code.INTERNAL_ERROR, "malformed content properties") from None
     return places
 
 

@@ -5,30 +5,19 @@ RabbitMQ's classic queue; quorum queues differ in what they count and in which o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from amqpjobs.devbroker.arguments import DROP_HEAD, REJECT_PUBLISH_DLX, QueueArguments
 from amqpjobs.devbroker.backlog import FOREVER, Backlog, Entry, PriorityBacklog
 from amqpjobs.devbroker.consumers import Consumer, Consumers
 from amqpjobs.devbroker.deadletter import Reason
-from amqpjobs.devbroker.errors import locked, place, refused
+from amqpjobs.devbroker.errors import place, refused
 from amqpjobs.devbroker.memory import Memory
 from amqpjobs.devbroker.message import Message
 from amqpjobs.devbroker.profile import Profile
+from amqpjobs.devbroker.returns import Return
 from amqpjobs.devbroker.timers import Timer, Timers
-
-
-class Return(Enum):
-    """Why a lent message comes back."""
-
-    #: Handed back unstarted: basic.nack, basic.recover.
-    NACKED = "nacked"
-    #: Tried and failed: basic.reject.
-    REJECTED = "rejected"
-    #: Its channel or connection ended.
-    LOST = "lost"
 
 
 class Host(Protocol):
@@ -69,7 +58,7 @@ class Queue:
         self.attributes = attributes
         self._host = host
         self.backlog = self._new_backlog()
-        self.consumers = Consumers(is_single=arguments.has_single_active_consumer)
+        self.consumers = self._new_consumers()
         self.is_deleted = False
         self._numbers = 0
         #: Bytes of the bodies that wait.
@@ -83,9 +72,15 @@ class Queue:
     def _new_backlog(self) -> Backlog:
         return PriorityBacklog(self.arguments.max_priority)
 
+    def _new_consumers(self) -> Consumers:
+        return Consumers(is_single=self.arguments.has_single_active_consumer)
+
     @property
     def place(self) -> str:
         return place("queue", self.name, self._host.name)
+
+    def is_redelivered(self, entry: Entry) -> bool:
+        return entry.acquired > 0 or (entry.failures > 0 and bool(self._host.profile.classic_failures))
 
     def header_of(self, entry: Entry, *, is_get: bool = False) -> bytes:
         """The content header to deliver; quorum queues add their counts."""
@@ -155,12 +150,7 @@ class Queue:
         return entry
 
     def _check_get(self) -> None:
-        if self.consumers.is_single:
-            kind = self.arguments.kind
-            raise locked(
-                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by "
-                f"{kind} queues with single active consumer"
-            )
+        """Raises `RefusedError` if it gives to consumers only."""
 
     def _take(self) -> Entry:
         entry = self.backlog.take()
@@ -182,12 +172,13 @@ class Queue:
         for entry in entries:
             self._forget(entry)
 
-    def reject(self, entries: Sequence[Entry]) -> None:
+    def discard(self, entries: Sequence[Entry], why: Return) -> None:
         """These are refused for good."""
         for entry in entries:
-            if self._forget(entry):
-                self._count(entry, Return.REJECTED)
-                self._host.bury(self, entry.message, Reason.REJECTED)
+            if entry in self._lent:
+                del self._lent[entry]
+                self._count(entry, why)
+                self._bury(entry, Reason.REJECTED)
 
     def give_back(self, entries: Sequence[Entry], why: Return) -> None:
         """These come back, in this order."""
@@ -200,6 +191,10 @@ class Queue:
 
     def _count(self, entry: Entry, why: Return) -> None:
         entry.acquired += 1
+        entry.failures += self._is_failure(why)
+
+    def _is_failure(self, why: Return) -> bool:
+        return why in self._host.profile.classic_failures
 
     def _return(self, entry: Entry, why: Return) -> None:
         self.backlog.restore(entry)
@@ -223,7 +218,13 @@ class Queue:
 
     def _bury(self, entry: Entry, reason: Reason) -> None:
         self._host.memory.free(entry.size)
-        self._host.bury(self, entry.message, reason)
+        self._host.bury(self, self._counted(entry), reason)
+
+    def _counted(self, entry: Entry) -> Message:
+        """The message, with what the next queue is told of its past."""
+        if entry.failures == entry.message.failures or self._host.profile.are_deaths_headers:
+            return entry.message
+        return replace(entry.message, failures=entry.failures)
 
     def _drop_expired(self) -> None:
         if not self._has_ttl:

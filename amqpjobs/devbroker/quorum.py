@@ -5,15 +5,16 @@ full later than they should be; and they can keep a dead letter until its new qu
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqpjobs.devbroker.arguments import REJECT_PUBLISH
 from amqpjobs.devbroker.backlog import Backlog, Entry, ReturnsBacklog
+from amqpjobs.devbroker.consumers import Consumers
 from amqpjobs.devbroker.deadletter import Reason
-from amqpjobs.devbroker.errors import unsupported
+from amqpjobs.devbroker.errors import locked, unsupported
 from amqpjobs.devbroker.message import Message
-from amqpjobs.devbroker.queue import Queue, Return
+from amqpjobs.devbroker.queue import Queue
+from amqpjobs.devbroker.returns import Return
 from amqpjobs.devbroker.table import Table, long
 from amqpjobs.devbroker.timers import Timer
 
@@ -40,15 +41,24 @@ class QuorumQueue(Queue):
         self._again: Timer | None = None
         return ReturnsBacklog(self._host.profile.priorities)
 
+    def _new_consumers(self) -> Consumers:
+        return Consumers(
+            is_single=self.arguments.has_single_active_consumer,
+            does_priority_take_over=self._host.profile.does_priority_take_over,
+        )
+
+    def is_redelivered(self, entry: Entry) -> bool:
+        return entry.acquired > 0 or entry.failures > 0
+
     def header_of(self, entry: Entry, *, is_get: bool = False) -> bytes:
         profile = self._host.profile
-        if entry.acquired == 0 and not (is_get and profile.are_deaths_headers):
+        if not self.is_redelivered(entry) and not (is_get and profile.are_deaths_headers):
             return entry.message.header
-        counts = Table()
+        counts, acquired = Table(), long(entry.acquired or entry.failures)
         if not profile.has_acquired_count:
-            counts[b"x-delivery-count"] = long(entry.acquired)
+            counts[b"x-delivery-count"] = acquired
         else:
-            counts[b"x-acquired-count"] = long(entry.acquired)
+            counts[b"x-acquired-count"] = acquired
             if entry.failures:
                 counts[b"x-delivery-count"] = long(entry.failures)
         return entry.message.header_with(counts)
@@ -76,21 +86,13 @@ class QuorumQueue(Queue):
 
     # -- counted -------------------------------------------------------------------------------------------
 
-    def reject(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if entry in self._lent:
-                del self._lent[entry]
-                self._count(entry, Return.REJECTED)
-                self._bury(entry, Reason.REJECTED)
-
-    def _count(self, entry: Entry, why: Return) -> None:
-        entry.acquired += 1
-        if why is not Return.NACKED or self._host.profile.does_nack_count:
-            entry.failures += 1
+    def _is_failure(self, why: Return) -> bool:
+        return why in self._host.profile.failures
 
     def _return(self, entry: Entry, why: Return) -> None:
         limit = self.arguments.delivery_limit
-        if limit is not None and entry.failures > limit:
+        count = entry.acquired if self._host.profile.does_nack_count else entry.failures
+        if limit is not None and count > limit:
             self._bury(entry, Reason.DELIVERY_LIMIT)
         elif limit is None and why is not Return.LOST:
             # Without a limit it is appended to the log once more, and so to the end of the queue.
@@ -123,7 +125,7 @@ class QuorumQueue(Queue):
         self._send_dead()
 
     def _arrives(self, letter: _DeadLetter) -> bool:
-        if not self._host.bury_surely(letter.entry.message, letter.reason, self):
+        if not self._host.bury_surely(self._counted(letter.entry), letter.reason, self):
             return False
         self._host.memory.free(letter.entry.size)
         return True
@@ -132,6 +134,13 @@ class QuorumQueue(Queue):
         """Does not renew x-expires."""
 
     # -- refused -------------------------------------------------------------------------------------------
+
+    def _check_get(self) -> None:
+        if self.consumers.is_single:
+            raise locked(
+                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum "
+                "queues with single active consumer"
+            )
 
     def check_consume(self, *, is_exclusive: bool, is_limited: bool) -> None:
         if is_limited:

@@ -78,6 +78,7 @@ class Requests:
             is_durable=asked.durable,
             is_auto_delete=asked.auto_delete,
             is_internal=asked.internal,
+            is_exact=not self._vhost.profile.are_deaths_headers,
             arguments=arguments_of(asked),
         )
         if name not in self._vhost.exchanges:
@@ -95,9 +96,11 @@ class Requests:
     def _bind_exchange(self, asked: commands.Exchange.Bind | commands.Exchange.Unbind) -> None:
         source, destination = stripped(asked.source), stripped(asked.destination)
         self._check_binding("exchange", source, destination)
+        is_bind = isinstance(asked, commands.Exchange.Bind)
+        if not is_bind and not {source, destination} <= self._vhost.exchanges.keys():
+            return
         exchange = self._vhost.exchange(source)
         target = self._vhost.exchange(destination)
-        is_bind = isinstance(asked, commands.Exchange.Bind)
         self._change_binding(is_bind, exchange, target, asked.routing_key, arguments_of(asked))
 
     # -- queues --------------------------------------------------------------------------------------------
@@ -158,12 +161,10 @@ class Requests:
     def _bind_queue(self, asked: commands.Queue.Bind | commands.Queue.Unbind) -> None:
         name, source = stripped(self.named(asked.queue)), stripped(asked.exchange)
         key = self.named("") if asked.queue == "" and asked.routing_key == "" else asked.routing_key
-        if name.startswith(REPLY_TO):
-            raise refused("cannot bind or unbind to a volatile (direct reply-to) queue")
         self._check_binding("queue", source, name)
         is_bind = isinstance(asked, commands.Queue.Bind)
-        if name not in self._vhost.queues:
-            raise missing(self._vhost.place("queue", name))
+        if not is_bind and (source not in self._vhost.exchanges or name not in self._vhost.queues):
+            return
         exchange = self._vhost.exchange(source)
         self._change_binding(is_bind, exchange, self.queue(name), key, arguments_of(asked))
 

@@ -134,6 +134,37 @@ def read_array(raw: bytes) -> Iterable[Field]:
         yield field
 
 
+def check_table(raw: bytes, at: int, end: int) -> None:
+    """Raises `IndexError` or `struct.error` unless these bytes are fields from end to end."""
+    while at < end:
+        at = _skip(raw, at + 1 + raw[at])
+    if at != end:
+        raise IndexError
+
+
+def _check_array(raw: bytes, at: int, end: int) -> None:
+    while at < end:
+        at = _skip(raw, at)
+    if at != end:
+        raise IndexError
+
+
+def _skip(raw: bytes, at: int) -> int:
+    """Past the value whose letter stands here."""
+    letter = chr(raw[at])
+    size = _SIZES.get(letter)
+    if size is not None:
+        return at + 1 + size
+    if letter not in _COUNTED:
+        raise IndexError
+    end = at + 5 + int(_LONG.unpack_from(raw, at + 1)[0])
+    if letter == "F":
+        check_table(raw, at + 5, end)
+    elif letter == "A":
+        _check_array(raw, at + 5, end)
+    return end
+
+
 def _read(raw: bytes, at: int) -> tuple[Field, int]:
     letter = chr(raw[at])
     at += 1

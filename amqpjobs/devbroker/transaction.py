@@ -16,8 +16,9 @@ class Settlement(Enum):
     NACK = "nack"
     #: Back into the queue, failed.
     REJECT = "reject"
-    #: Away with it: it is dead-lettered.
+    #: Away with it: it is dead-lettered, as unstarted or as failed.
     DISCARD = "discard"
+    DISCARD_FAILED = "discard_failed"
 
 
 class Transaction:

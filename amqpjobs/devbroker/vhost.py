@@ -65,7 +65,7 @@ class VHost:
         self._graves: deque[tuple[Queue, Message, Reason]] = deque()
         self._is_burying = False
         for exchange, kind in _PREDECLARED.items():
-            self.exchanges[exchange] = Exchange(exchange, kind)
+            self.exchanges[exchange] = Exchange(exchange, kind, is_exact=not profile.are_deaths_headers)
         self.exchanges["amq.rabbitmq.trace"] = Exchange("amq.rabbitmq.trace", TOPIC, is_internal=True)
 
     # -- queues --------------------------------------------------------------------------------------------
@@ -112,8 +112,6 @@ class VHost:
     def _check_combination(self, name: str, arguments: QueueArguments, attributes: Attributes) -> None:
         what = self.place("queue", name)
         if arguments.kind == CLASSIC:
-            if not (self.profile.has_deprecated or attributes.is_durable or attributes.owner is not None):
-                raise RefusedError(Code.INTERNAL_ERROR, _TRANSIENT)
             return
         for is_wrong, problem in (
             (attributes.is_auto_delete, "auto-delete"),
@@ -165,7 +163,8 @@ class VHost:
         """Make it, or check that it is the same. Raises `RefusedError`."""
         what = self.place("exchange", wanted.name)
         if wanted.type not in TYPES:
-            raise failed(f"unknown exchange type '{wanted.type}'")
+            code = Code.COMMAND_INVALID if self.profile.are_deaths_headers else Code.PRECONDITION_FAILED
+            raise RefusedError(code, f"unknown exchange type '{wanted.type}'")
         if (existing := self.exchanges.get(wanted.name)) is None:
             check_exchange_name(wanted.name)
             self.exchanges[wanted.name] = existing = wanted
@@ -281,7 +280,7 @@ class VHost:
             taker = self.reply_takers.get(message.keys[0])
             if taker is not None:
                 taker.deliver_reply(message)
-            return (0 if taker is None else 1), True
+            return int(self.profile.are_replies_routed), True
         queues = self.route(self.exchanges[message.exchange], message)
         is_taken = True
         for queue in queues:
@@ -340,10 +339,6 @@ class VHost:
 
 
 _NO_HEADERS = Table()
-_TRANSIENT = (
-    "Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted per the configuration (overriding "
-    "the default, which is permitted):\n"
-)
 
 
 def check_exchange_name(name: str) -> None:

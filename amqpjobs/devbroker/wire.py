@@ -37,9 +37,11 @@ _EMPTY: dict[str, Value] = {
     "long": 0,
     "longlong": 0,
     "shortstr": "",
+    "name": "",
     "longstr": "",
     "table": Table(),
 }
+_NAMES = frozenset({"queue", "exchange", "source", "destination"})
 _layouts: dict[type[Frame], list[tuple[str, str]]] = {}
 
 
@@ -59,7 +61,7 @@ def decode(payload: bytes) -> Frame:
     except UnicodeDecodeError:
         raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
     except (IndexError, struct.error):
-        raise RefusedError(Code.SYNTAX_ERROR, "malformed method frame") from None
+        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
     return method
 
 
@@ -127,17 +129,23 @@ def read_publish(payload: bytes) -> tuple[str, str, bool, bool]:
         middle = 7 + payload[6]
         end = middle + 1 + payload[middle]
         flags = payload[end]
-        return str(payload[7:middle], "utf-8"), str(payload[middle + 1 : end], "utf-8"), flags & 1 > 0, flags & 2 > 0
+        key = str(payload[middle + 1 : end], "utf-8", "surrogateescape")
+        return str(payload[7:middle], "utf-8"), key, flags & 1 > 0, flags & 2 > 0
     except UnicodeDecodeError:
         raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
     except IndexError:
-        raise RefusedError(Code.SYNTAX_ERROR, "malformed method frame") from None
+        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
 
 
 def _layout(command: type[Frame]) -> list[tuple[str, str]]:
     if command not in _layouts:
-        _layouts[command] = [(name, command.amqp_type(name)) for name in command.attributes()]
+        _layouts[command] = [(name, _kind(command, name)) for name in command.attributes()]
     return _layouts[command]
+
+
+def _kind(command: type[Frame], name: str) -> str:
+    """Names of queues and exchanges must be UTF-8; other short strings need not."""
+    return "name" if name in _NAMES else command.amqp_type(name)
 
 
 def _read_fields(method: Frame, payload: bytes) -> None:
@@ -165,6 +173,9 @@ def _read(kind: str, raw: bytes, at: int) -> tuple[Value, int]:
             return _LONGLONG.unpack_from(raw, at)[0], at + 8
         case "shortstr":
             end = at + 1 + raw[at]
+            return str(_within(raw, at + 1, end), "utf-8", "surrogateescape"), end
+        case "name":
+            end = at + 1 + raw[at]
             return str(_within(raw, at + 1, end), "utf-8"), end
         case _:
             end = at + 4 + _LONG.unpack_from(raw, at)[0]
@@ -182,7 +193,7 @@ def _written(kind: str, value: Value) -> bytes:
     match value:
         case Table():
             return value.written()
-        case str() if kind == "shortstr":
+        case str() if kind in ("shortstr", "name"):
             return short(value)
         case str():
             raw = value.encode("utf-8", "surrogateescape")
