@@ -60,7 +60,7 @@ def rabbitmq(pytestconfig: pytest.Config) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def embedded(pytestconfig: pytest.Config) -> Iterator[Embedded]:
     """The project's own broker, in the version that `--broker` names."""
-    broker: str = pytestconfig.getoption("--broker")
+    broker = str(pytestconfig.getoption("--broker"))
     name, _, version = broker.partition(":")
     if name != EMBEDDED:
         raise pytest.UsageError(f"--broker is {broker!r}. Choose rabbitmq, or embedded[:3.10|4.0|4.3].")

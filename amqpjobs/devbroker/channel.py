@@ -17,6 +17,7 @@ from amqpjobs.devbroker.backlog import Entry
 from amqpjobs.devbroker.confirms import Confirms
 from amqpjobs.devbroker.consumers import Consumer
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, forbidden, refused, unsupported
+from amqpjobs.devbroker.intake import Intake, Publication
 from amqpjobs.devbroker.ledger import Ledger, Loan, by_queue
 from amqpjobs.devbroker.message import Message, published, reply_to_of, user_of, with_reply_to
 from amqpjobs.devbroker.queue import Queue
@@ -35,15 +36,11 @@ from amqpjobs.devbroker.wire import (
     delivery,
     frame,
     method,
-    read_publish,
     short,
 )
 
-_SIZE = struct.Struct(">HHQ")
-_BASIC = 60
 _SETTLED = struct.Struct(">4xQB")
 _ACCESS_REQUEST, _ACCESS_REQUEST_OK = 0x001E000A, b"\x00\x1e\x00\x0b\x00\x01"
-_LARGEST_EVER = 512 * 1024 * 1024
 
 
 class Link(Protocol):
@@ -53,17 +50,21 @@ class Link(Protocol):
     access: Access
     frame_max: int
     is_writable: bool
-    is_overflowing: bool
-    has_cancel_notices: bool
+
+    @property
+    def is_overflowing(self) -> bool:
+        """Whether even replies are too much for it."""
+        ...
+
+    @property
+    def has_cancel_notices(self) -> bool:
+        """Whether it wants to hear of consumers that end."""
+        ...
 
     def write(self, data: bytes) -> None: ...
 
     def confirm_soon(self, channel: "Channel") -> None:
         """Have `send_confirms` called when all that was received is done."""
-        ...
-
-    def wake_soon(self, queue: Queue) -> None:
-        """Have the queue dispatch when the socket takes more."""
         ...
 
 
@@ -98,26 +99,25 @@ class Channel:
         self.confirms: Confirms | None = None
         self._transaction: Transaction | None = None
         self._replies: tuple[str, str] | None = None
-        # A message that is on its way in.
-        self._target: tuple[str, str, bool, bool] | None = None
-        self._properties: bytes | None = None
-        self._remaining = 0
-        self._size = 0
-        self._parts: list[bytes] = []
+        self._intake = Intake(link.vhost.profile.largest_message)
 
     # -- frames --------------------------------------------------------------------------------------------
 
     def receive_method(self, payload: bytes) -> None:
         """Raises `RefusedError`."""
-        if self._target is not None:
-            raise self._unexpected("got non content header frame instead" if self._properties is None else None)
+        if self._intake.is_waiting:
+            raise self._intake.interrupted()
+        if len(payload) < INDEX.size:
+            raise RefusedError(Code.FRAME_ERROR, "a method frame without a method")
         index = INDEX.unpack_from(payload)[0]
         self.current = index
         if index == PUBLISH:
-            self._target = read_publish(payload)
+            self._intake.begin(payload)
         elif not self.is_open:
             return
         elif index == ACK:
+            if len(payload) < _SETTLED.size:
+                raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields")
             tag, flags = _SETTLED.unpack_from(payload)
             self._settle(Settlement.ACK, tag, multiple=flags & 1 > 0)
         elif index == _ACCESS_REQUEST:
@@ -127,41 +127,13 @@ class Channel:
 
     def receive_header(self, payload: bytes) -> None:
         """Raises `RefusedError`."""
-        if self._target is None:
-            raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
-        if self._properties is not None:
-            raise self._unexpected(None)
-        kind, _, size = _SIZE.unpack_from(payload)
-        if kind != _BASIC:
-            raise self._unexpected(f"got one for class {kind} instead")
-        if size > _LARGEST_EVER:
-            raise RefusedError(
-                Code.FRAME_ERROR, f"content body size {size} exceeds maximum allowed size {_LARGEST_EVER}"
-            )
-        self._properties, self._size, self._remaining = payload[_SIZE.size :], size, size
-        if size == 0:
-            self._publish(b"")
+        if (whole := self._intake.header(payload)) is not None:
+            self._publish(whole)
 
     def receive_body(self, payload: bytes) -> None:
         """Raises `RefusedError`."""
-        if self._target is None:
-            raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
-        if self._properties is None:
-            raise self._unexpected("got non content header frame instead")
-        self._remaining -= len(payload)
-        if self._remaining < 0:
-            raise RefusedError(Code.FRAME_ERROR, "content body frame exceeds remaining content size")
-        if self._size <= self._vhost.profile.largest_message and self.is_open:
-            self._parts.append(payload)
-        if self._remaining == 0:
-            parts, self._parts = self._parts, []
-            self._publish(parts[0] if len(parts) == 1 else b"".join(parts))
-
-    def _unexpected(self, instead: str | None) -> RefusedError:
-        words = "expected content body, got non content body frame instead"
-        if instead is not None:
-            words = f"expected content header for class {_BASIC}, {instead}"
-        return RefusedError(Code.UNEXPECTED_FRAME, words)
+        if (whole := self._intake.body(payload)) is not None:
+            self._publish(whole)
 
     def send(self, payload: bytes | None) -> None:
         """A method, after the confirms that are due; None is not sent."""
@@ -171,26 +143,23 @@ class Channel:
 
     # -- publishing ----------------------------------------------------------------------------------------
 
-    def _publish(self, body: bytes) -> None:
-        target, properties, size = self._target, self._properties, self._size
-        self._target = self._properties = None
-        if target is None or properties is None or not self.is_open:
+    def _publish(self, whole: Publication) -> None:
+        if not self.is_open:
             return
         self.current = PUBLISH
-        exchange, key, is_mandatory, is_immediate = target
-        if is_immediate:
+        if whole.is_immediate:
             raise unsupported("immediate=true")
         largest = self._vhost.profile.largest_message
-        if size > largest:
-            raise failed(f"message size {size} is larger than configured max size {largest}")
-        self._link.access.check("write", "exchange", exchange)
-        if self._vhost.exchange(exchange).is_internal:
-            raise refused(f"cannot publish to internal {self._vhost.place('exchange', exchange)}")
-        message = self._checked(published(exchange, key, properties, body))
+        if whole.size > largest:
+            raise failed(f"message size {whole.size} is larger than configured max size {largest}")
+        self._link.access.check("write", "exchange", whole.exchange)
+        if self._vhost.exchange(whole.exchange).is_internal:
+            raise refused(f"cannot publish to internal {self._vhost.place('exchange', whole.exchange)}")
+        message = self._checked(published(whole.exchange, whole.key, whole.properties, whole.body))
         if self._transaction is not None:
-            self._transaction.publish(message, is_mandatory)
+            self._transaction.publish(message, whole.is_mandatory)
         else:
-            self._enqueue(message, is_mandatory)
+            self._enqueue(message, whole.is_mandatory)
 
     def _checked(self, message: Message) -> Message:
         user, reply_to = user_of(message), reply_to_of(message)
@@ -207,15 +176,17 @@ class Channel:
         count, is_taken = self._vhost.publish(message)
         if is_mandatory and count == 0:
             self._return(message)
-        if self.confirms is not None:
-            if self.confirms.add(is_taken):
-                self._link.confirm_soon(self)
+        if self.confirms is not None and self.confirms.add(is_taken):
+            self._link.confirm_soon(self)
         return is_taken
 
     def _return(self, message: Message) -> None:
-        reply = {"reply_code": 312, "reply_text": "NO_ROUTE"}
         payload = method(
-            commands.Basic.Return, **reply, exchange=message.exchange, routing_key=message.keys[0]
+            commands.Basic.Return,
+            reply_code=312,
+            reply_text="NO_ROUTE",
+            exchange=message.exchange,
+            routing_key=message.keys[0],
         )
         whole = content(self.number, message.header, message.body, self._link.frame_max)
         self._link.write(frame(self.number, payload) + whole)
@@ -235,7 +206,7 @@ class Channel:
                 self._settle(how, asked.delivery_tag, multiple=asked.multiple)
             case commands.Basic.Reject():
                 how = Settlement.REJECT if asked.requeue else Settlement.DISCARD_FAILED
-                self._settle(how, asked.delivery_tag, multiple=False)
+                self._settle(how, asked.delivery_tag or 0, multiple=False)
             case commands.Basic.Get():
                 self._get(asked)
             case commands.Basic.Consume():
@@ -330,7 +301,7 @@ class Channel:
         self._vhost.reply_takers[self._replies[1]] = self
 
     def _cancel(self, asked: commands.Basic.Cancel) -> None:
-        tag = asked.consumer_tag
+        tag = asked.consumer_tag or ""
         if self._replies is not None and self._replies[0] == tag:
             self._end_replies()
         self.send(None if asked.nowait else method(commands.Basic.CancelOk, consumer_tag=tag))

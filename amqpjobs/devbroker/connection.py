@@ -1,12 +1,11 @@
-"""A client's connection: the handshake, frames in and out, and what is done when one side is too slow.
+"""A client's connection: the handshake, its channels, and what is done when one side is too slow.
 
-What goes out in one turn of the event loop is written at once. A client that does not read is given no more
-deliveries; one that publishes while the broker holds too much is not read from until that is less.
+A client that does not read is given no more deliveries; one that publishes while the broker holds too much is
+not read from until that is less.
 """
 
 import asyncio
 import struct
-from collections.abc import Callable
 
 from pamqp import commands
 from pamqp.base import Frame
@@ -14,8 +13,8 @@ from pamqp.base import Frame
 from amqpjobs.devbroker.channel import Channel
 from amqpjobs.devbroker.directory import Directory
 from amqpjobs.devbroker.errors import Code, RefusedError, forbidden
-from amqpjobs.devbroker.login import SASL, Login
-from amqpjobs.devbroker.queue import Queue
+from amqpjobs.devbroker.login import SASL, find_user
+from amqpjobs.devbroker.outlet import FAREWELL, Outlet
 from amqpjobs.devbroker.table import Table
 from amqpjobs.devbroker.users import Access, User
 from amqpjobs.devbroker.vhost import VHost
@@ -28,6 +27,7 @@ from amqpjobs.devbroker.wire import (
     METHOD,
     OVERHEAD,
     PREFIX,
+    client_properties_of,
     decode,
     frame,
     method,
@@ -37,32 +37,23 @@ _GREETING = b"AMQP\x00\x00\x09\x01"
 FRAME_MAX, FRAME_MIN = 131_072, 4_096
 CHANNEL_MAX = 2047
 HEARTBEAT_SECONDS = 60
-#: Bytes that wait for the socket: from the first on nothing more is delivered, from the second on nothing read.
-_FULL, _OVERFULL = 512 * 1024, 16 * 1024 * 1024
-#: Written without waiting for the turn of the loop to end.
-_CHUNK = 128 * 1024
-#: Seconds for the handshake, and for a client to hear of its end.
-_HANDSHAKE, _FAREWELL = 10.0, 3.0
+#: Seconds for the handshake.
+_HANDSHAKE = 10.0
 _OPEN, _CLOSE, _CLOSE_OK = commands.Channel.Open.index, commands.Channel.Close.index, commands.Channel.CloseOk.index
 
 
-class Connection(asyncio.Protocol):
-    """From the greeting to the end; `is_running` once it may open channels."""
+class Connection(Outlet):
+    """From the greeting to the end."""
+
+    vhost: VHost
+    access: Access
 
     def __init__(self, directory: Directory) -> None:
+        super().__init__()
         self._directory = directory
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._rest = b""
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._is_flushing = False
-        self.is_writable = True
-        self._is_reading = True
-        self._holds: set[str] = set()
         #: What is expected next: a greeting, a login, a vhost; then it is running, closing, or closed.
         self._state = "greeting"
-        self._login = Login(directory.users)
         self._user: User | None = None
         self._capabilities = Table()
         self.channels: dict[int, Channel] = {}
@@ -72,27 +63,22 @@ class Connection(asyncio.Protocol):
         #: Index of the method that came on no open channel, for error replies.
         self._latest = 0
         self._unconfirmed: list[Channel] = []
-        self._sleeping: dict[Queue, None] = {}
+        self._has_published = False
         self.frame_max = FRAME_MAX
         self._channel_max = CHANNEL_MAX
         self._heartbeat = 0.0
-        self._heard = self._told = self._loop.time()
-        self._alarm: asyncio.TimerHandle | None = None
-        self.vhost: VHost
-        self.access: Access
+        self._heard = self.loop.time()
 
     # -- the socket ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_FULL)
-        self._directory.connections[self] = None
-        self._alarm = self._loop.call_later(_HANDSHAKE, self._handshake_is_late)
+        super().connection_made(transport)
+        self._directory.enter(self)
+        self.set_alarm(_HANDSHAKE, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        if self._state in ("closed", "lost"):
+        self._heard = self.loop.time()
+        if self._is_deaf():
             return
         if self._rest:
             data = self._rest + data
@@ -104,67 +90,30 @@ class Connection(asyncio.Protocol):
         except Exception:
             self._directory.report_crash()
             self._fail(RefusedError(Code.INTERNAL_ERROR, "the broker failed; its log tells how"), 0)
-        self._rest = data[at:] if self._state not in ("closed", "lost") else b""
+        self._rest = b"" if self._is_deaf() else data[at:]
         self._send_confirms()
         self._check_memory()
+
+    def _is_deaf(self) -> bool:
+        return self._state in ("closed", "lost")
 
     def eof_received(self) -> bool:
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self._state = "lost"
-        self._transport = None
-        self._directory.connections.pop(self, None)
+        self._directory.forget(self)
         self._directory.memory.give_up(self._memory_is_free)
-        if self._alarm is not None:
-            self._alarm.cancel()
         self._end_channels()
 
-    def pause_writing(self) -> None:
-        self.is_writable = False
-
     def resume_writing(self) -> None:
-        self.is_writable = True
-        self._hold("socket", False)
-        for channel in self.channels.values():
-            self._sleeping.update(dict.fromkeys(channel.queues()))
-        sleeping, self._sleeping = list(self._sleeping), {}
-        for queue in sleeping:
+        super().resume_writing()
+        for queue in dict.fromkeys(queue for channel in self.channels.values() for queue in channel.queues()):
             queue.dispatch()
 
-    # -- out -----------------------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Send this with what else is sent in this turn."""
-        if self._transport is None:
-            return
-        self._out.append(data)
-        self._out_size += len(data)
-        if self._out_size >= _CHUNK:
-            self._flush()
-        elif not self._is_flushing:
-            self._is_flushing = True
-            self._loop.call_soon(self._flush_turn)
-
-    @property
-    def is_overflowing(self) -> bool:
-        """Whether so much waits for the socket that replies to its own requests are too much."""
-        return self._transport is not None and self._transport.get_write_buffer_size() > _OVERFULL
-
-    def wake_soon(self, queue: Queue) -> None:
-        self._sleeping[queue] = None
-
-    def _flush_turn(self) -> None:
-        self._is_flushing = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._out and self._transport is not None:
-            self._told = self._loop.time()
-            out, self._out, self._out_size = self._out, [], 0
-            self._transport.write(b"".join(out))
-            if self.is_overflowing:
-                self._hold("socket", True)
+    def resumed(self) -> None:
+        self._heard = self.loop.time()
 
     def confirm_soon(self, channel: Channel) -> None:
         self._unconfirmed.append(channel)
@@ -175,33 +124,20 @@ class Connection(asyncio.Protocol):
             for channel in unconfirmed:
                 channel.send_confirms()
 
-    # -- holding back --------------------------------------------------------------------------------------
-
-    def _hold(self, why: str, is_on: bool) -> None:
-        """Do not read while there is a reason not to."""
-        (self._holds.add if is_on else self._holds.discard)(why)
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._holds and self._transport.is_reading():
-            self._transport.pause_reading()
-        elif not self._holds and not self._transport.is_reading():
-            self._heard = self._loop.time()
-            self._transport.resume_reading()
+    # -- memory --------------------------------------------------------------------------------------------
 
     def _check_memory(self) -> None:
         if self._has_published and self._directory.memory.is_short and self._state == "running":
-            self._hold("memory", True)
+            self.hold("memory", True)
             self._directory.memory.wait(self._memory_is_free)
             if self._can("connection.blocked"):
                 self.write(frame(0, method(commands.Connection.Blocked, reason="low on memory")))
         self._has_published = False
 
-    _has_published = False
-
     def _memory_is_free(self) -> None:
         if self._can("connection.blocked"):
             self.write(frame(0, method(commands.Connection.Unblocked)))
-        self._hold("memory", False)
+        self.hold("memory", False)
 
     # -- in ------------------------------------------------------------------------------------------------
 
@@ -213,7 +149,7 @@ class Connection(asyncio.Protocol):
                 return 0
             at = len(_GREETING)
             self._greet(data[:at])
-        while end - at >= OVERHEAD and self._state not in ("closed", "lost"):
+        while end - at >= OVERHEAD and not self._is_deaf():
             kind, number, size = PREFIX.unpack_from(data, at)
             if size > self.frame_max and self.frame_max:
                 raise RefusedError(
@@ -261,7 +197,7 @@ class Connection(asyncio.Protocol):
             self._refuse(error, number, channel)
 
     def _take_method(self, channel: Channel, payload: bytes) -> None:
-        index = INDEX.unpack_from(payload)[0]
+        index = INDEX.unpack_from(payload)[0] if len(payload) >= INDEX.size else 0
         if index == _CLOSE:
             channel.close()
             self.write(frame(channel.number, method(commands.Channel.CloseOk)))
@@ -281,7 +217,7 @@ class Connection(asyncio.Protocol):
         self._latest = 0
         if kind != METHOD:
             raise RefusedError(Code.UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
-        self._latest = index = INDEX.unpack_from(payload)[0]
+        self._latest = index = INDEX.unpack_from(payload)[0] if len(payload) >= INDEX.size else 0
         if index == _CLOSE and number in self._closed_channels:
             # A client that gave up waiting closes again; RabbitMQ is slow enough to hear both.
             self.write(frame(number, method(commands.Channel.CloseOk)))
@@ -357,13 +293,11 @@ class Connection(asyncio.Protocol):
                 raise RefusedError(Code.CHANNEL_ERROR, f"unexpected method in connection state {self._state}")
 
     def _start(self, asked: commands.Connection.StartOk) -> None:
-        properties = asked["client_properties"]
-        assert isinstance(properties, Table)
-        capabilities = properties.look("capabilities")
+        capabilities = client_properties_of(asked).look("capabilities")
         if capabilities is not None and capabilities.letter == "F":
             self._capabilities = Table.of(capabilities.raw)
         try:
-            self._user = self._login.user(asked.mechanism, asked.response)
+            self._user = find_user(self._directory.users, asked.mechanism, asked.response)
         except RefusedError as error:
             if error.code is Code.ACCESS_REFUSED and not self._can("authentication_failure_close"):
                 self._end()
@@ -385,16 +319,14 @@ class Connection(asyncio.Protocol):
     def _open(self, name: str) -> None:
         assert self._user is not None
         vhost = self._directory.vhosts.get(name)
-        if vhost is None and name not in self._directory.vhosts:
+        if vhost is None:
             raise forbidden(f"vhost {name} not found")
-        if vhost is None or name not in self._user.permissions:
+        if name not in self._user.permissions:
             raise forbidden(f"access to vhost '{name}' refused for user '{self._user.name}'")
         self.vhost, self.access = vhost, Access(self._user, name)
         self._state = "running"
         self.write(frame(0, method(commands.Connection.OpenOk)))
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self.clear_alarm()
         if self._heartbeat:
             self._beat()
 
@@ -406,72 +338,45 @@ class Connection(asyncio.Protocol):
     def has_cancel_notices(self) -> bool:
         return self._can("consumer_cancel_notify")
 
-    # -- time ----------------------------------------------------------------------------------------------
+    # -- time and the end ----------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         # One that is not read from cannot be heard.
-        if now - self._heard > 2 * self._heartbeat and not self._holds:
+        if now - self._heard > 2 * self._heartbeat and not self.is_held:
             self.abort()
             return
-        if now - self._told >= self._heartbeat / 2:
+        if now - self.told >= self._heartbeat / 2:
             self.write(HEARTBEAT_FRAME)
-        self._alarm = self._loop.call_later(self._heartbeat / 2, self._beat)
-
-    def _handshake_is_late(self) -> None:
-        self.abort()
-
-    # -- the end -------------------------------------------------------------------------------------------
+        self.set_alarm(self._heartbeat / 2, self._beat)
 
     def _fail(self, error: RefusedError, current: int) -> None:
         """Tell the client and end, as soon as it answers or has had time to."""
-        if self._state in ("closing", "closed", "lost"):
+        if self._is_deaf() or self._state == "closing":
             return
         self._end_channels()
         self.write(frame(0, _closing(commands.Connection.Close, error, current)))
-        self._flush()
+        self.flush()
         # Without a frame's end there is no telling where the next begins.
         self._state = "closed" if error.code is Code.FRAME_ERROR else "closing"
-        self._alarm_in(_FAREWELL, self._end)
+        self.set_alarm(FAREWELL, self._end)
 
     def close(self, error: RefusedError) -> None:
-        """The broker wants it to end."""
+        """The broker wants it to end, whatever the client says."""
         if self._state == "running":
             self._fail(error, 0)
-        else:
-            self.abort()
-
-    def finish(self) -> None:
-        """Close the socket once everything is written, whatever the client says."""
         self._end()
-
-    def abort(self) -> None:
-        """End without a word."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def _end(self) -> None:
         self._state = "closed"
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-            # One that does not read is not waited for.
-            self._alarm_in(_FAREWELL, self.abort)
-
-    def _alarm_in(self, seconds: float, act: Callable[[], None]) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, act)
+        self.finish()
 
     def _end_channels(self) -> None:
         self._send_confirms()
         channels, self.channels = list(self.channels.values()), {}
         for channel in channels:
             channel.close()
-        if self._user is not None and hasattr(self, "vhost"):
-            for queue in list(self.vhost.queues.values()):
-                if queue.attributes.owner is self:
-                    self.vhost.remove_queue(queue)
+        self._directory.remove_exclusive(self)
 
 
 def check_negotiated(name: str, value: int, least: int, most: int) -> None:
@@ -485,7 +390,11 @@ def check_negotiated(name: str, value: int, least: int, most: int) -> None:
 def octets(payload: bytes) -> str:
     """The beginning of a frame, as RabbitMQ shows it."""
     start = payload[:16]
-    shown = f'"{start.decode()}"' if start and start.isascii() and start.decode().isprintable() else ",".join(map(str, start))
+    shown = (
+        f'"{start.decode()}"'
+        if start and start.isascii() and start.decode().isprintable()
+        else ",".join(map(str, start))
+    )
     return f"{'all' if len(payload) <= 16 else 'first 16'} octets = <<{shown}>>"
 
 

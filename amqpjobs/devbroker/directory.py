@@ -1,8 +1,10 @@
 """What all connections share: users, vhosts, memory, and what the broker says of itself."""
 
+import asyncio
 import logging
-from collections.abc import Hashable
+from typing import Protocol
 
+from amqpjobs.devbroker.errors import RefusedError
 from amqpjobs.devbroker.memory import Memory
 from amqpjobs.devbroker.profile import Profile
 from amqpjobs.devbroker.table import Field, Table, flag, table, text
@@ -24,6 +26,12 @@ _CAPABILITIES = (
 _log = logging.getLogger(__name__)
 
 
+class Link(Protocol):
+    """A connection."""
+
+    def close(self, error: RefusedError) -> None: ...
+
+
 class Directory:
     """One broker's."""
 
@@ -33,12 +41,29 @@ class Directory:
         self.memory = memory
         self.users: dict[str, User] = {}
         self.vhosts: dict[str, VHost] = {}
-        self.connections: dict[Hashable, None] = {}
+        self.connections: dict[Link, None] = {}
+        self.is_deserted = asyncio.Event()
+        self.is_deserted.set()
 
     def add_vhost(self, name: str) -> None:
         """Does nothing if there is one of that name."""
         if name not in self.vhosts:
             self.vhosts[name] = VHost(name, self.profile, self.timers, self.memory)
+
+    def enter(self, link: "Link") -> None:
+        self.connections[link] = None
+        self.is_deserted.clear()
+
+    def forget(self, link: "Link") -> None:
+        self.connections.pop(link, None)
+        if not self.connections:
+            self.is_deserted.set()
+
+    def remove_exclusive(self, link: object) -> None:
+        """Delete a connection's own queues."""
+        for vhost in self.vhosts.values():
+            for queue in [queue for queue in vhost.queues.values() if queue.attributes.owner is link]:
+                vhost.remove_queue(queue)
 
     def server_properties(self) -> Table:
         """It says RabbitMQ, since clients look for that name to know what they may do."""

@@ -90,7 +90,6 @@ class Exchange(Generic[D]):
             case _:
                 yield from (binding.destination for binding in self.bindings if self._agrees(binding, headers))
 
-
     def _agrees(self, binding: Binding[D], headers: Table) -> bool:
         return _agree(binding.arguments, headers, _exactly if self.is_exact else _roughly)
 

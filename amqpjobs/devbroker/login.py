@@ -10,23 +10,17 @@ from amqpjobs.devbroker.users import User
 SASL = ("PLAIN", "AMQPLAIN")
 
 
-class Login:
-    """Checks names and passwords."""
-
-    def __init__(self, users: Mapping[str, User]) -> None:
-        self._users = users
-
-    def user(self, mechanism: str, response: str) -> User:
-        """Raises `RefusedError`; which part was wrong it does not tell."""
-        if mechanism not in SASL:
-            raise RefusedError(Code.COMMAND_INVALID, f"unknown authentication mechanism '{mechanism}'")
-        name, password = _plain(response) if mechanism == "PLAIN" else _amqplain(response)
-        user = self._users.get(name)
-        if user is None or not user.is_right(password):
-            raise refused(
-                f"Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
-            )
-        return user
+def find_user(users: Mapping[str, User], mechanism: str, response: str) -> User:
+    """Raises `RefusedError`; which part was wrong it does not tell."""
+    if mechanism not in SASL:
+        raise RefusedError(Code.COMMAND_INVALID, f"unknown authentication mechanism '{mechanism}'")
+    name, password = _plain(response) if mechanism == "PLAIN" else _amqplain(response)
+    user = users.get(name)
+    if user is None or not user.is_right(password):
+        raise refused(
+            f"Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+        )
+    return user
 
 
 def _plain(response: str) -> tuple[str, str]:

@@ -76,7 +76,8 @@ def published(exchange: str, key: str, raw: bytes, body: bytes) -> Message:
     properties = Properties(raw)
     expiration = properties.part(EXPIRATION)
     ttl = None if expiration is None else parsed_expiration(expiration)
-    keys, hidden = (key,), ()
+    keys: tuple[str, ...] = (key,)
+    hidden: tuple[str, ...] = ()
     if b"CC" in raw:
         keys, hidden, properties = _routes(key, properties)
     return Message(

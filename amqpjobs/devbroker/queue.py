@@ -62,7 +62,7 @@ class Queue:
         self.is_deleted = False
         self._numbers = 0
         #: Bytes of the bodies that wait.
-        self.ready_bytes = 0
+        self.ready_bytes: int = 0
         self._lent: dict[Entry, None] = {}
         self._has_ttl = arguments.ttl is not None
         self._head_timer: Timer | None = None

@@ -76,7 +76,7 @@ class QuorumQueue(Queue):
 
     def _load(self) -> tuple[int, int]:
         kept = [*self._dead, *self._stuck]
-        size = sum(len(letter.entry.message.body) for letter in kept)
+        size: int = sum(len(letter.entry.message.body) for letter in kept)
         return len(self.backlog) + len(kept), self.ready_bytes + size
 
     def _is_low(self) -> bool:

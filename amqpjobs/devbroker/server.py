@@ -66,9 +66,7 @@ class Broker:
         if (guest := self._directory.users.get("guest")) is not None:
             guest.permissions.setdefault(name, Permissions())
 
-    def add_user(
-        self, name: str, password: str, *, vhost: str = "/", permissions: Permissions | None = None
-    ) -> None:
+    def add_user(self, name: str, password: str, *, vhost: str = "/", permissions: Permissions | None = None) -> None:
         """Again for each further vhost. Without `permissions` everything is allowed."""
         user = self._directory.users.setdefault(name, User(name, password))
         user.password = password
@@ -115,14 +113,8 @@ class Broker:
     async def drop_connections(self) -> None:
         """Close all connections, with RabbitMQ's words for a shutdown, and see that they are gone."""
         for connection in list(self._directory.connections):
-            assert isinstance(connection, Connection)
             connection.close(RefusedError(Code.CONNECTION_FORCED, _GOODBYE))
-        await asyncio.sleep(0)
-        for connection in list(self._directory.connections):
-            assert isinstance(connection, Connection)
-            connection.finish()
-        while self._directory.connections:
-            await asyncio.sleep(0.001)
+        await self._directory.is_deserted.wait()
 
     async def restart(self) -> None:
         """As if the broker had been stopped and started: what is not durable is gone, and so are connections."""

@@ -312,7 +312,9 @@ class VHost:
     def bury_surely(self, message: Message, reason: Reason, queue: Queue) -> bool:
         """Dead-letter it; False if there is nowhere to, or one of its queues is full."""
         letter, queues = self._address(queue, message, reason)
-        if not queues or any(target.arguments.overflow != "drop-head" and target.is_full_for(letter) for target in queues):
+        if not queues or any(
+            target.arguments.overflow != "drop-head" and target.is_full_for(letter) for target in queues
+        ):
             return False
         for target in queues:
             target.offer(letter)

@@ -45,24 +45,29 @@ _NAMES = frozenset({"queue", "exchange", "source", "destination"})
 _layouts: dict[type[Frame], list[tuple[str, str]]] = {}
 
 
-def arguments_of(method: Frame) -> Table:
+def arguments_of(asked: Frame) -> Table:
     """The field table of a decoded method that has one."""
-    return cast("Table", method["arguments"])
+    return cast("Table", asked["arguments"])
+
+
+def client_properties_of(asked: commands.Connection.StartOk) -> Table:
+    """The same of a connection.start-ok."""
+    return cast("Table", asked.client_properties)
 
 
 def decode(payload: bytes) -> Frame:
     """A method frame's payload. Raises `RefusedError` for what cannot be read."""
     try:
-        command = commands.INDEX_MAPPING[INDEX.unpack_from(payload)[0]]
-        method = command.__new__(command)
-        _read_fields(method, payload)
+        command = cast("type[Frame]", commands.INDEX_MAPPING[INDEX.unpack_from(payload)[0]])
+        asked: Frame = object.__new__(command)  # without its constructor, which validates
+        _read_fields(asked, payload)
     except KeyError:
         raise RefusedError(Code.COMMAND_INVALID, "unknown method") from None
     except UnicodeDecodeError:
         raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
     except (IndexError, struct.error):
         raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
-    return method
+    return asked
 
 
 def method(command: type[Frame], **fields: Value) -> bytes:
@@ -148,17 +153,17 @@ def _kind(command: type[Frame], name: str) -> str:
     return "name" if name in _NAMES else command.amqp_type(name)
 
 
-def _read_fields(method: Frame, payload: bytes) -> None:
+def _read_fields(asked: Frame, payload: bytes) -> None:
     at, used = 4, 0
-    for name, kind in _layout(type(method)):
+    for name, kind in _layout(type(asked)):
         if kind == "bit":
-            setattr(method, name, payload[at] >> used & 1 == 1)
+            setattr(asked, name, payload[at] >> used & 1 == 1)
             used += 1
             continue
         if used:
             at, used = at + 1, 0
         value, at = _read(kind, payload, at)
-        setattr(method, name, value)
+        setattr(asked, name, value)
 
 
 def _read(kind: str, raw: bytes, at: int) -> tuple[Value, int]:
