@@ -135,34 +135,28 @@ def read_array(raw: bytes) -> Iterable[Field]:
 
 
 def check_table(raw: bytes, at: int, end: int) -> None:
-    """Raises `IndexError` or `struct.error` unless these bytes are fields from end to end."""
-    while at < end:
-        at = _skip(raw, at + 1 + raw[at])
+    """Raises `IndexError` or `struct.error` unless these bytes are fields from end to end, however deep."""
+    around, is_array = list[tuple[int, bool]](), False
+    while True:
+        while at == end and around:
+            end, is_array = around.pop()
+        if at >= end:
+            break
+        if not is_array:
+            at += 1 + raw[at]
+        letter = chr(raw[at])
+        if (size := _SIZES.get(letter)) is not None:
+            at += 1 + size
+            continue
+        start, last = at + 5, at + 5 + int(_LONG.unpack_from(raw, at + 1)[0])
+        if letter not in _COUNTED or last > end:
+            raise IndexError
+        at = last
+        if letter in "FA":
+            around.append((end, is_array))
+            at, end, is_array = start, last, letter == "A"
     if at != end:
         raise IndexError
-
-
-def _check_array(raw: bytes, at: int, end: int) -> None:
-    while at < end:
-        at = _skip(raw, at)
-    if at != end:
-        raise IndexError
-
-
-def _skip(raw: bytes, at: int) -> int:
-    """Past the value whose letter stands here."""
-    letter = chr(raw[at])
-    size = _SIZES.get(letter)
-    if size is not None:
-        return at + 1 + size
-    if letter not in _COUNTED:
-        raise IndexError
-    end = at + 5 + int(_LONG.unpack_from(raw, at + 1)[0])
-    if letter == "F":
-        check_table(raw, at + 5, end)
-    elif letter == "A":
-        _check_array(raw, at + 5, end)
-    return end
 
 
 def _read(raw: bytes, at: int) -> tuple[Field, int]:

@@ -101,6 +101,11 @@ class Timers:
             self._alarm.cancel()
             self._alarm = None
 
+    @property
+    def size(self) -> int:
+        """How many it remembers, some cancelled ones among them."""
+        return len(self._heap)
+
     def now(self) -> float:
         return self.clock.now()
 
