@@ -18,6 +18,8 @@ from amqpjobs.devbroker.table import Field, Table, read_array
 
 _CONTENT_HEADER = struct.Struct(">HHQ")
 _BASIC = 60
+#: Bytes of the objects around a message in one queue.
+_OVERHEAD = 1_000
 #: Ten years, RabbitMQ's longest expiry.
 LONGEST_EXPIRY = 315_360_000_000
 
@@ -51,8 +53,8 @@ class Message:
 
     @property
     def size(self) -> int:
-        """What it weighs in memory, about."""
-        return len(self.body) + len(self.header)
+        """What it weighs in memory, about: as many small messages as large ones must not be too many."""
+        return len(self.body) + len(self.header) + _OVERHEAD
 
     @property
     def is_persistent(self) -> bool:

@@ -11,7 +11,7 @@ _FULL, _OVERFULL = 512 * 1024, 16 * 1024 * 1024
 #: Written without waiting for the turn of the loop to end.
 _CHUNK = 128 * 1024
 #: Seconds for a client to hear of its end.
-FAREWELL = 3.0
+FAREWELL = 1.0
 
 
 class Outlet(asyncio.Protocol):

@@ -1,6 +1,7 @@
 """A vhost without a socket: its clock stands still until it is moved, its consumers keep what they get."""
 
 import struct
+from collections.abc import Mapping
 
 from amqpjobs.devbroker.backlog import Entry
 from amqpjobs.devbroker.consumers import Consumer
@@ -86,14 +87,16 @@ class Rig:
         self.vhost = VHost("/", self.profile, self.timers, self.memory)
 
     def queue(self, name: str = "q", attributes: Attributes | None = None, **arguments: Value) -> Queue:
-        return self.vhost.declare_queue(name, table(**arguments), attributes or Attributes())
+        return self.declare(arguments, name, attributes)
 
     def quorum(self, name: str = "q", **arguments: Value) -> Queue:
-        return self.queue(name, **{"x_queue_type": "quorum", **arguments})
+        return self.declare({"x_queue_type": "quorum", **arguments}, name)
 
-    def exchange(self, name: str, kind: str, **arguments: Value) -> Exchange[object]:
+    def declare(self, arguments: Mapping[str, Value], name: str = "q", attributes: Attributes | None = None) -> Queue:
+        return self.vhost.declare_queue(name, table(**arguments), attributes or Attributes())
+
+    def exchange(self, name: str, kind: str, **arguments: Value) -> None:
         self.vhost.declare_exchange(Exchange(name, kind, arguments=table(**arguments)))
-        return self.vhost.exchanges[name]
 
     def bind(self, source: str, destination: str, key: str = "", **arguments: Value) -> None:
         target = self.vhost.queues.get(destination) or self.vhost.exchanges[destination]

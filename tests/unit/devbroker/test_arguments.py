@@ -28,7 +28,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
 @pytest.mark.parametrize(("arguments", "words"), REFUSED)
 def test_a_wrong_argument_is_refused(version: str, arguments: dict[str, Value], words: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        Rig(version).queue(**arguments)
+        Rig(version).declare(arguments)
 
     assert caught.value.text.startswith("PRECONDITION_FAILED - invalid arg ")
     assert words in caught.value.text
@@ -48,10 +48,10 @@ BY_VERSION: list[tuple[dict[str, Value], set[str]]] = [
 def test_some_arguments_depend_on_the_version(version: str, arguments: dict[str, Value], versions: set[str]) -> None:
     rig = Rig(version)
     if version in versions:
-        assert rig.queue(**arguments)
+        rig.declare(arguments)
     else:
         with pytest.raises(RefusedError, match="invalid arg"):
-            rig.queue(**arguments)
+            rig.declare(arguments)
 
 
 @pytest.mark.parametrize(("version", "is_same"), [("3.10", True), ("4.0", True), ("4.3", False)])
@@ -59,7 +59,7 @@ def test_another_consumer_timeout_is_another_queue_since_4_3(version: str, is_sa
     rig = Rig(version)
     rig.quorum(x_consumer_timeout=1000)
     if is_same:
-        assert rig.quorum(x_consumer_timeout=2000)
+        rig.quorum(x_consumer_timeout=2000)
     else:
         with pytest.raises(RefusedError, match="inequivalent arg 'x-consumer-timeout'"):
             rig.quorum(x_consumer_timeout=2000)
@@ -87,4 +87,4 @@ def test_a_quorum_queue_is_durable_and_everybodys(attributes: Attributes, proper
 )
 def test_what_it_does_not_do_it_refuses_loudly(arguments: dict[str, Value], words: str) -> None:
     with pytest.raises(RefusedError, match=f"NOT_IMPLEMENTED - .*{words}"):
-        Rig("4.3").queue(**arguments)
+        Rig("4.3").declare(arguments)

@@ -1,19 +1,21 @@
 """What is written on dead letters, and which of them go in circles."""
 
+from itertools import pairwise
+
 import pytest
 
 from amqpjobs.devbroker.queue import Queue
 from amqpjobs.devbroker.returns import Return
 from amqpjobs.devbroker.table import Field, Table, array
 from amqpjobs.devbroker.table import table as inner
-from tests.unit.devbroker.rig import VERSIONS, Rig, deaths, properties, said, table
+from tests.unit.devbroker.rig import VERSIONS, Rig, Value, deaths, properties, said, table
 
 
 def chain(rig: Rig, *names: str, ttl: int = 100) -> list[Queue]:
     """Queues that each dead-letter into the next after their TTL; the last one keeps."""
     return [
         rig.queue(name, x_message_ttl=ttl, x_dead_letter_exchange="", x_dead_letter_routing_key=target)
-        for name, target in zip(names, names[1:], strict=False)
+        for name, target in pairwise(names)
     ] + [rig.queue(names[-1])]
 
 
@@ -150,13 +152,9 @@ def test_other_headers_keep_their_types() -> None:
 def test_what_overflows_is_a_dead_letter_too() -> None:
     rig = Rig()
     rig.queue("dead")
-    limits: dict[str, str | int] = {
-        "x_max_length": 1,
-        "x_dead_letter_exchange": "",
-        "x_dead_letter_routing_key": "dead",
-    }
-    rig.queue("dropping", **limits)
-    rig.queue("refusing", x_overflow="reject-publish-dlx", **limits)
+    limits: dict[str, Value] = {"x_max_length": 1, "x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    rig.declare(limits, "dropping")
+    rig.declare({"x_overflow": "reject-publish-dlx", **limits}, "refusing")
 
     assert rig.publish("dropping", "a", "b") == [True, True]
     assert rig.publish("refusing", "c", "d") == [True, False]

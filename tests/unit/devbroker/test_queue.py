@@ -5,7 +5,7 @@ import pytest
 from amqpjobs.devbroker.errors import RefusedError
 from amqpjobs.devbroker.queue import Attributes
 from amqpjobs.devbroker.returns import Return
-from tests.unit.devbroker.rig import Rig, Taker, properties
+from tests.unit.devbroker.rig import Rig, Taker, Value, properties
 
 
 def test_messages_go_out_in_the_order_they_came_in_and_no_more_than_the_prefetch() -> None:
@@ -261,7 +261,7 @@ def test_a_purge_leaves_what_is_lent() -> None:
 
 
 def test_memory_is_held_until_messages_are_settled_and_who_waits_is_told() -> None:
-    rig = Rig(memory=500)
+    rig = Rig(memory=2_000)
     queue, calls = rig.queue(), list[str]()
     rig.publish("q", "x" * 400, "x" * 400)
     assert rig.memory.is_short
@@ -276,7 +276,7 @@ def test_memory_is_held_until_messages_are_settled_and_who_waits_is_told() -> No
     assert not rig.memory.is_short
 
 
-DIFFERENT = [
+DIFFERENT: list[tuple[dict[str, Value], dict[str, Value], str]] = [
     ({"x_message_ttl": 5}, {"x_message_ttl": 6}, "arg 'x-message-ttl' .* received '6' but current is '5'"),
     ({"x_message_ttl": 5}, {}, "received none but current is the value '5' of type 'long'"),
     ({}, {"x_max_length": 5}, "received the value '5' of type 'long' but current is none"),
@@ -285,15 +285,13 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("first", "second", "words"), DIFFERENT)
-def test_a_queue_is_declared_again_only_as_it_is(
-    first: dict[str, str | int], second: dict[str, str | int], words: str
-) -> None:
+def test_a_queue_is_declared_again_only_as_it_is(first: dict[str, Value], second: dict[str, Value], words: str) -> None:
     rig = Rig()
-    rig.queue(**first)
-    assert rig.queue(**first) is rig.vhost.queues["q"]
+    queue = rig.declare(first)
+    assert rig.declare(first) is queue
 
     with pytest.raises(RefusedError, match=words):
-        rig.queue(**second)
+        rig.declare(second)
 
 
 def test_an_exclusive_queue_belongs_to_its_connection() -> None:
@@ -301,6 +299,6 @@ def test_an_exclusive_queue_belongs_to_its_connection() -> None:
     mine, yours = object(), object()
     rig.queue(attributes=Attributes(is_durable=False, owner=mine))
 
-    assert rig.vhost.queue("q", mine)
+    assert rig.vhost.queue("q", mine) is rig.vhost.queues["q"]
     with pytest.raises(RefusedError, match="RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'"):
         rig.vhost.queue("q", yours)

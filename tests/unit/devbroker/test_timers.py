@@ -1,14 +1,19 @@
 """Time that is moved, and time that moves."""
 
 import asyncio
+from functools import partial
 
 from amqpjobs.devbroker.timers import RealClock, Timers, VirtualClock
 
 
 def test_timers_fire_in_order_each_at_its_own_moment() -> None:
     timers, seen = Timers(VirtualClock(0.0)), list[tuple[str, float]]()
+
+    def note(name: str) -> None:
+        seen.append((name, timers.now()))
+
     for name, moment in (("late", 3.0), ("early", 1.0), ("second", 2.0), ("beyond", 9.0)):
-        timers.at(moment, lambda name=name: seen.append((name, timers.now())))
+        timers.at(moment, partial(note, name))
 
     timers.advance(5)
 
@@ -19,7 +24,7 @@ def test_timers_fire_in_order_each_at_its_own_moment() -> None:
 def test_at_the_same_moment_they_fire_in_the_order_they_were_set() -> None:
     timers, seen = Timers(VirtualClock(0.0)), list[int]()
     for number in range(5):
-        timers.at(1.0, lambda number=number: seen.append(number))
+        timers.at(1.0, partial(seen.append, number))
 
     timers.advance(1)
 
@@ -42,7 +47,7 @@ def test_what_a_timer_sets_fires_in_the_same_advance() -> None:
 def test_a_cancelled_timer_does_nothing_and_does_not_stay() -> None:
     timers, seen = Timers(VirtualClock(0.0)), list[int]()
     for number in range(10_000):
-        timers.at(5.0, lambda number=number: seen.append(number)).cancel()
+        timers.at(5.0, partial(seen.append, number)).cancel()
 
     assert timers.size <= 1001
     timers.advance(10)
