@@ -9,7 +9,7 @@ What RabbitMQ does is the specification, in three versions: 3.10, 4.0 and 4.3. I
 It keeps everything in memory, on one node. It refuses, with 540 NOT_IMPLEMENTED, what it does not do: streams,
 prefetch sizes, `immediate`, pausing by channel.flow, x-credit, x-delayed-retry-*. It accepts and
 does nothing about arguments that place or size replicas, x-queue-mode and x-queue-version. It has no TLS, no
-policies, no plugins, no management API and no consumer timeout; x-consumer-timeout is checked, but never strikes.
+policies, no plugins and no management API. The consumer timeout strikes when it is over; RabbitMQ looks once a minute.
 """
 
 from amqpjobs.devbroker.profile import Profile

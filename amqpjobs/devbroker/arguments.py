@@ -91,8 +91,18 @@ class QueueArguments:
     has_single_active_consumer: bool
     #: Returns that a quorum queue bears; None for any number.
     delivery_limit: int | None
+    #: Milliseconds that a consumer may hold a message.
+    consumer_timeout: int | None
     #: Seconds that a stream keeps.
     max_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerArguments:
+    """What a consumer asked for; milliseconds that it may hold a message, if it said."""
+
+    priority: int
+    timeout: int | None
 
 
 def known_arguments(kind: str, profile: Profile) -> tuple[str, ...]:
@@ -142,6 +152,7 @@ def _meaning(given: Table, kind: str, profile: Profile) -> QueueArguments:
         max_priority=_integer(given, "x-max-priority") if kind == CLASSIC else None,
         has_single_active_consumer=active is not None and active.value is True,
         delivery_limit=_delivery_limit(given, profile),
+        consumer_timeout=_integer(given, "x-consumer-timeout") if profile.has_queue_timeout else None,
         max_age=None if age is None else int(age[:-1]) * _AGE_UNITS[age[-1]],
     )
 
@@ -177,16 +188,22 @@ def differs(name: str, what: str, given: str, current: str) -> None:
     raise failed(f"inequivalent arg '{name}' for {what}: received {given} but current is {current}")
 
 
-def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> int:
-    """A consumer's arguments; its priority. Raises `RefusedError` for what the queue does not know."""
+def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> ConsumerArguments:
+    """Raises `RefusedError` for what the queue does not know."""
     _check(given, "x-priority", what, _check_integer)
+    timed = QUORUM if profile.has_consumer_timeout else None
+    if kind == timed:
+        _check(given, "x-consumer-timeout", what, _check_natural)
     others = set[str]().union(*_CONSUMER_KNOWN.values()) - _CONSUMER_KNOWN[kind]
+    if timed is not None and kind != timed:
+        others.add("x-consumer-timeout")
     for raw in given:
         if (name := raw.decode("utf-8", "replace")) in others:
             raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
     if "x-credit" in map(bytes.decode, given):
         raise unsupported("x-credit on consumers")
-    return _integer(given, "x-priority") or 0
+    timeout = _integer(given, "x-consumer-timeout") if kind == timed else None
+    return ConsumerArguments(_integer(given, "x-priority") or 0, timeout)
 
 
 def _refuse_unsupported(given: Table, kind: str, profile: Profile) -> None:

@@ -13,7 +13,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpjobs.devbroker.arguments import check_consumer
-from amqpjobs.devbroker.backlog import Entry
+from amqpjobs.devbroker.backlog import FOREVER, Entry
 from amqpjobs.devbroker.confirms import Confirms
 from amqpjobs.devbroker.consumers import Consumer
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, forbidden, refused, unsupported
@@ -23,6 +23,7 @@ from amqpjobs.devbroker.message import Message, published, reply_to_of, user_of,
 from amqpjobs.devbroker.queue import Queue
 from amqpjobs.devbroker.requests import Requests
 from amqpjobs.devbroker.returns import Return
+from amqpjobs.devbroker.timers import Timer
 from amqpjobs.devbroker.transaction import Settlement, Transaction
 from amqpjobs.devbroker.users import Access
 from amqpjobs.devbroker.vhost import REPLY_TO, VHost
@@ -63,6 +64,10 @@ class Link(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def refuse(self, channel: "Channel", error: RefusedError) -> None:
+        """End the channel, or the connection, otherwise than by its own request."""
+        ...
+
     def confirm_soon(self, channel: "Channel") -> None:
         """Have `send_confirms` called when all that was received is done."""
         ...
@@ -99,6 +104,7 @@ class Channel:
         self.confirms: Confirms | None = None
         self._transaction: Transaction | None = None
         self._replies: tuple[str, str] | None = None
+        self._due_timer: Timer | None = None
         self._intake = Intake(link.vhost.profile.largest_message)
 
     # -- frames --------------------------------------------------------------------------------------------
@@ -283,12 +289,13 @@ class Channel:
         name = self._requests.named(asked.queue)
         self._link.access.check("read", "queue", name)
         queue = self._requests.queue(name)
-        priority = check_consumer(arguments_of(asked), queue.arguments.kind, queue.place, self._vhost.profile)
+        asked_for = check_consumer(arguments_of(asked), queue.arguments.kind, queue.place, self._vhost.profile)
         queue.check_consume(is_exclusive=asked.exclusive, is_limited=self._limit > 0)
         self.send(answer)
         subscription = Subscription(
-            self, tag, queue, is_silent=asked.no_ack, prefetch=self._prefetch, priority=priority
+            self, tag, queue, is_silent=asked.no_ack, prefetch=self._prefetch, priority=asked_for.priority
         )
+        subscription.patience = queue.patience(asked_for.timeout)
         self._subscriptions[tag] = subscription
         queue.add_consumer(subscription, is_exclusive=asked.exclusive)
 
@@ -329,10 +336,46 @@ class Channel:
         tag = self._next_tag
         self._next_tag += 1
         if not is_silent:
-            self._ledger.add(Loan(tag, queue, entry, consumer))
+            patience = queue.patience(None) if consumer is None else consumer.patience
+            due = FOREVER if patience is None else self._vhost.timers.now() + patience
+            self._ledger.add(Loan(tag, queue, entry, consumer, due))
             if consumer is not None:
                 self._lent += 1
+            if due != FOREVER and (self._due_timer is None or due < self._due_timer.at):
+                self._watch_due(due)
         return tag
+
+    # -- held too long ---------------------------------------------------------------------------------------
+
+    def _watch_due(self, due: float) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        self._due_timer = None if due == FOREVER else self._vhost.timers.at(due, self._take_back)
+
+    def _take_back(self) -> None:
+        self._due_timer = None
+        overdue = self._ledger.overdue(self._vhost.timers.now())
+        for consumer in dict.fromkeys(loan.consumer for loan in overdue):
+            held = [loan for loan in overdue if loan.consumer is consumer]
+            is_told = self._link.has_cancel_notices and isinstance(consumer, Subscription)
+            if not (is_told and all(loan.queue.takes_back for loan in held)):
+                self._link.refuse(self, self._overdue(held[0]))
+                return
+            assert isinstance(consumer, Subscription)
+            self._ledger.take_back(held)
+            self._release(held)
+            consumer.queue.remove_consumer(consumer)
+            self.end_consumer(consumer)
+            consumer.queue.give_back([loan.entry for loan in held], Return.NACKED)
+        self._watch_due(self._ledger.next_due())
+
+    def _overdue(self, loan: Loan) -> RefusedError:
+        patience = loan.queue.patience(None) if loan.consumer is None else loan.consumer.patience
+        used = -1 if loan.queue.takes_back else round(1000 * (patience or 0))
+        return failed(
+            f"delivery acknowledgement on channel {self.number} timed out. Timeout value used: {used} ms. "
+            "This timeout value can be configured, see consumers doc guide to learn more"
+        )
 
     def deliver_reply(self, message: Message) -> None:
         """A direct reply. One that the client is too slow for is lost, as direct replies may be."""
@@ -419,6 +462,7 @@ class Channel:
             return
         self.send_confirms()
         self.is_open = False
+        self._watch_due(FOREVER)
         self._end_replies()
         loans = self._ledger.take_all()
         if self._transaction is not None:

@@ -233,6 +233,10 @@ class Connection(Outlet):
         self.channels[number] = Channel(number, self)
         self.write(frame(number, method(commands.Channel.OpenOk)))
 
+    def refuse(self, channel: Channel, error: RefusedError) -> None:
+        channel.current = 0
+        self._refuse(error, channel.number, channel)
+
     def _refuse(self, error: RefusedError, number: int, channel: Channel | None) -> None:
         current = self._latest if channel is None else channel.current
         if error.code.is_hard or channel is None:

@@ -25,7 +25,7 @@ class Receiver(Protocol):
 class Consumer:
     """One basic.consume."""
 
-    __slots__ = ("channel", "is_silent", "lent", "prefetch", "priority", "tag", "wire_tag")
+    __slots__ = ("channel", "is_silent", "lent", "patience", "prefetch", "priority", "tag", "wire_tag")
 
     def __init__(self, channel: Receiver, tag: str, *, is_silent: bool, prefetch: int, priority: int) -> None:
         self.channel = channel
@@ -35,6 +35,8 @@ class Consumer:
         self.is_silent = is_silent
         self.prefetch = 0 if is_silent else prefetch
         self.priority = priority
+        #: Seconds that it may hold a delivery.
+        self.patience: float | None = None
         #: Deliveries that it has not settled.
         self.lent = 0
 

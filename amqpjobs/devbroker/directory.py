@@ -35,10 +35,11 @@ class Link(Protocol):
 class Directory:
     """One broker's."""
 
-    def __init__(self, profile: Profile, timers: Timers, memory: Memory) -> None:
+    def __init__(self, profile: Profile, timers: Timers, memory: Memory, consumer_timeout: float | None) -> None:
         self.profile = profile
         self.timers = timers
         self.memory = memory
+        self._consumer_timeout = consumer_timeout
         self.users: dict[str, User] = {}
         self.vhosts: dict[str, VHost] = {}
         self.connections: dict[Link, None] = {}
@@ -48,7 +49,7 @@ class Directory:
     def add_vhost(self, name: str) -> None:
         """Does nothing if there is one of that name."""
         if name not in self.vhosts:
-            self.vhosts[name] = VHost(name, self.profile, self.timers, self.memory)
+            self.vhosts[name] = VHost(name, self.profile, self.timers, self.memory, self._consumer_timeout)
 
     def enter(self, link: "Link") -> None:
         self.connections[link] = None

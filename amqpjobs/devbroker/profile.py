@@ -43,7 +43,10 @@ class Profile:
     are_deaths_headers: bool
     #: A prefetch for a whole channel, and values of x-queue-mode and x-queue-version.
     has_deprecated: bool
-    #: x-consumer-timeout on queues.
+    #: Whether x-consumer-timeout is looked at, on queues of both types.
+    has_queue_timeout: bool
+    #: Whether quorum queues know x-consumer-timeout as their own, and take back what a consumer held too long,
+    #: and classic queues let everybody hold everything; before, the channel is closed.
     has_consumer_timeout: bool
     #: x-queue-leader-locator on classic queues.
     has_classic_locator: bool
@@ -65,6 +68,7 @@ V3_10 = Profile(
     is_negative_limit_none=False,
     are_deaths_headers=True,
     has_deprecated=True,
+    has_queue_timeout=False,
     has_consumer_timeout=False,
     has_classic_locator=False,
     largest_message=128 * _MIB,
@@ -82,6 +86,7 @@ V4_0 = Profile(
     is_negative_limit_none=True,
     are_deaths_headers=False,
     has_deprecated=True,
+    has_queue_timeout=True,
     has_consumer_timeout=False,
     has_classic_locator=True,
     largest_message=16 * _MIB,
@@ -99,6 +104,7 @@ V4_3 = Profile(
     is_negative_limit_none=True,
     are_deaths_headers=False,
     has_deprecated=False,
+    has_queue_timeout=True,
     has_consumer_timeout=True,
     has_classic_locator=True,
     largest_message=16 * _MIB,

@@ -27,6 +27,8 @@ class Host(Protocol):
     profile: Profile
     timers: Timers
     memory: Memory
+    #: Seconds that a consumer may hold a message.
+    consumer_timeout: float | None
 
     def bury(self, queue: "Queue", message: Message, reason: Reason) -> None:
         """Send a message that left the queue where its dead letters go, if anywhere."""
@@ -78,6 +80,18 @@ class Queue:
     @property
     def place(self) -> str:
         return place("queue", self.name, self._host.name)
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether it takes back what was held too long; otherwise the channel ends."""
+        return False
+
+    def patience(self, asked: int | None) -> float | None:
+        """Seconds that a delivery may be held, for a consumer that asked for so many milliseconds."""
+        given = self.arguments.consumer_timeout if asked is None else asked
+        if self._host.profile.has_consumer_timeout:
+            return None
+        return self._host.consumer_timeout if given is None else given / 1000
 
     def is_redelivered(self, entry: Entry) -> bool:
         return entry.acquired > 0 or (entry.failures > 0 and bool(self._host.profile.classic_failures))

@@ -47,6 +47,14 @@ class QuorumQueue(Queue):
             does_priority_take_over=self._host.profile.does_priority_take_over,
         )
 
+    @property
+    def takes_back(self) -> bool:
+        return self._host.profile.has_consumer_timeout
+
+    def patience(self, asked: int | None) -> float | None:
+        given = self.arguments.consumer_timeout if asked is None else asked
+        return self._host.consumer_timeout if given is None else given / 1000
+
     def is_redelivered(self, entry: Entry) -> bool:
         return entry.acquired > 0 or entry.failures > 0
 

@@ -24,8 +24,10 @@ class Broker:
 
     An async context manager; inside, `url` leads to it. `profile` is the RabbitMQ version to behave like:
     "3.10", "4.0" (the default) or "4.3". `port` 0, the default, is any free one. There is one vhost, `/`,
-    and one user, guest. Above `memory_limit` bytes of messages, publishers are not read from. Everything is
-    in memory: what is durable survives `restart`, and nothing survives the process.
+    and one user, guest. Above `memory_limit` bytes of messages, publishers are not read from. A delivery that
+    is not settled within `consumer_timeout` seconds, 30 minutes by default, ends its channel or, from a quorum
+    queue of 4.3, its consumer; None lets them hold it for ever. Everything is in memory: what is durable
+    survives `restart`, and nothing survives the process.
     """
 
     def __init__(
@@ -36,12 +38,13 @@ class Broker:
         port: int = 0,
         clock: Clock | None = None,
         memory_limit: int = 256 * _MIB,
+        consumer_timeout: float | None = 1800.0,
     ) -> None:
         self.profile = find_profile(profile) if isinstance(profile, str) else profile
         self._host = host
         self._port = port
         self._timers = Timers(clock or RealClock())
-        self._directory = Directory(self.profile, self._timers, Memory(memory_limit))
+        self._directory = Directory(self.profile, self._timers, Memory(memory_limit), consumer_timeout)
         self._server: asyncio.Server | None = None
         self.add_vhost("/")
         self.add_user("guest", "guest")

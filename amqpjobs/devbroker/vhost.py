@@ -51,8 +51,11 @@ class ReplyTaker(Protocol):
 class VHost:
     """Everything of one name space."""
 
-    def __init__(self, name: str, profile: Profile, timers: Timers, memory: Memory) -> None:
+    def __init__(
+        self, name: str, profile: Profile, timers: Timers, memory: Memory, consumer_timeout: float | None = None
+    ) -> None:
         self.name = name
+        self.consumer_timeout = consumer_timeout
         self.profile = profile
         self.timers = timers
         self.memory = memory

@@ -235,3 +235,68 @@ async def test_it_stops_any_number_of_times_and_before_it_started() -> None:
     await broker.stop()
     with pytest.raises(OSError):  # noqa: PT011  refused, in the words of the system
         await aiormq.connect(broker.url)
+
+
+async def held(channel: AbstractChannel, queue: str) -> asyncio.Queue[DeliveredMessage]:
+    """What a consumer gets and does not settle."""
+    got = asyncio.Queue[DeliveredMessage]()
+    await channel.basic_qos(prefetch_count=10)
+    await channel.basic_consume(queue, got.put)
+    return got
+
+
+@pytest.mark.parametrize(("version", "kind"), [("3.10", "classic"), ("3.10", "quorum"), ("4.0", "quorum")])
+async def test_who_holds_a_delivery_too_long_loses_its_channel(version: str, kind: str) -> None:
+    async with Broker(profile=version, clock=VirtualClock()) as broker, channel_of(broker.url) as channel:
+        await channel.queue_declare("q", durable=True, arguments={"x-queue-type": kind})
+        got = await held(channel, "q")
+        await channel.basic_publish(b"a", routing_key="q")
+        async with asyncio.timeout(PATIENCE):
+            await got.get()
+
+        await broker.advance(minutes=29)
+        assert await count(channel, "q") == 0
+        await broker.advance(minutes=2)
+
+        words = (
+            r"PRECONDITION_FAILED - delivery acknowledgement on channel \d+ timed out. Timeout value used: 1800000 ms"
+        )
+        with pytest.raises(aiormq.exceptions.AMQPError, match=words):
+            await asyncio.wait_for(channel.closing, PATIENCE)
+        async with channel_of(broker.url) as other:
+            assert (await other.basic_get("q")).body == b"a"
+
+
+async def test_on_4_3_only_the_consumer_ends_and_a_late_ack_is_harmless() -> None:
+    async with (
+        Broker(profile="4.3", clock=VirtualClock()) as broker,
+        channel_of(broker.url) as slow,
+        channel_of(broker.url) as quick,
+    ):
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-consumer-timeout": 60_000}
+        await slow.queue_declare("q", durable=True, arguments=arguments)
+        got = await held(slow, "q")
+        await slow.basic_publish(b"a", routing_key="q")
+        async with asyncio.timeout(PATIENCE):
+            late = await got.get()
+
+            await broker.advance(seconds=61)
+            again = await (await held(quick, "q")).get()
+
+        assert again.body == b"a"
+        await slow.basic_ack(cast("Any", late.delivery).delivery_tag)
+        assert await count(slow, "q") == 0
+        await quick.basic_reject(cast("Any", again.delivery).delivery_tag, requeue=False)
+        assert not slow.is_closed
+
+
+async def test_a_classic_queue_of_4_3_waits_for_ever() -> None:
+    async with Broker(profile="4.3", clock=VirtualClock()) as broker, channel_of(broker.url) as channel:
+        await channel.queue_declare("q", durable=True)
+        await channel.basic_publish(b"a", routing_key="q")
+        message = await channel.basic_get("q")
+
+        await broker.advance(days=30)
+
+        await channel.basic_ack(cast("Any", message.delivery).delivery_tag)
+        assert await count(channel, "q") == 0
