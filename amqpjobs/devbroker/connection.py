@@ -109,7 +109,9 @@ class Connection(Outlet):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        for queue in dict.fromkeys(queue for channel in self.channels.values() for queue in channel.queues()):
+        for queue in dict.fromkeys(
+            queue for channel in self.channels.values() for queue in channel.deliveries.queues()
+        ):
             queue.dispatch()
 
     def resumed(self) -> None:

@@ -8,7 +8,6 @@ from amqpjobs.devbroker.consumers import Consumer
 from amqpjobs.devbroker.errors import failed
 from amqpjobs.devbroker.queue import Queue
 
-
 #: Tags that were taken back and may still be settled; more than that is a client that never does.
 _REMEMBERED = 10_000
 
