@@ -3,18 +3,25 @@
 Unknown names are let pass, as RabbitMQ does; names that another type of queue knows are refused.
 """
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from amqpjobs.devbroker.checks import (
+    CLASSIC,
+    DROP_HEAD,
+    KINDS,
+    QUORUM,
+    REJECT_PUBLISH,
+    REJECT_PUBLISH_DLX,
+    STREAM,
+    check_argument,
+    check_integer,
+    check_kind,
+    check_natural,
+    queue_checks,
+)
 from amqpjobs.devbroker.errors import failed, unsupported
-from amqpjobs.devbroker.message import LONGEST_EXPIRY
 from amqpjobs.devbroker.profile import Profile
 from amqpjobs.devbroker.table import Field, Table, text
-
-CLASSIC, QUORUM, STREAM = "classic", "quorum", "stream"
-DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX = "drop-head", "reject-publish", "reject-publish-dlx"
-_MODULES = {kind: f"rabbit_{kind}_queue" for kind in (CLASSIC, QUORUM, STREAM)}
 
 #: In RabbitMQ's order, in which they are compared.
 _KNOWN: dict[str, tuple[str, ...]] = {
@@ -62,7 +69,6 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 _DELAYED_RETRY = ("x-delayed-retry-type", "x-delayed-retry-min", "x-delayed-retry-max")
 _CONSUMER_TIMEOUTS = ("x-consumer-timeout", "x-consumer-disconnected-timeout")
 _AGE_UNITS = {"Y": 365 * 86_400, "M": 30 * 86_400, "D": 86_400, "h": 3_600, "m": 60, "s": 1}
-_LOCATORS = ("client-local", "balanced", "random", "least-leaders")
 #: None of a stream's consumer may be missing: see `check_consumer`.
 _CONSUMER_KNOWN = {
     CLASSIC: {"x-priority", "x-cancel-on-ha-failover", "x-credit"},
@@ -116,16 +122,16 @@ def known_arguments(kind: str, profile: Profile) -> tuple[str, ...]:
 
 def checked_queue(given: Table, what: str, profile: Profile) -> QueueArguments:
     """Raises `RefusedError` in RabbitMQ's words; `what` names the queue."""
-    _check(given, "x-queue-type", what, _check_kind)
+    check_argument(given, "x-queue-type", what, check_kind)
     kind = _text(given, "x-queue-type") or CLASSIC
     known = known_arguments(kind, profile)
-    for name, check in _checks(profile).items():
+    for name, check in queue_checks(profile).items():
         if name in known:
-            _check(given, name, what, check)
-    others = {name for other in _MODULES for name in known_arguments(other, profile)}.difference(known)
+            check_argument(given, name, what, check)
+    others = {name for other in KINDS for name in known_arguments(other, profile)}.difference(known)
     for raw in given:
         if (name := raw.decode("utf-8", "replace")) in others:
-            raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
+            raise failed(f"invalid arg '{name}' for {what} of queue type {KINDS[kind]}")
     _refuse_unsupported(given, kind, profile)
     return _meaning(given, kind, profile)
 
@@ -190,16 +196,16 @@ def differs(name: str, what: str, given: str, current: str) -> None:
 
 def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> ConsumerArguments:
     """Raises `RefusedError` for what the queue does not know."""
-    _check(given, "x-priority", what, _check_integer)
+    check_argument(given, "x-priority", what, check_integer)
     timed = QUORUM if profile.has_consumer_timeout else None
     if kind == timed:
-        _check(given, "x-consumer-timeout", what, _check_natural)
+        check_argument(given, "x-consumer-timeout", what, check_natural)
     others = set[str]().union(*_CONSUMER_KNOWN.values()) - _CONSUMER_KNOWN[kind]
     if timed is not None and kind != timed:
         others.add("x-consumer-timeout")
     for raw in given:
         if (name := raw.decode("utf-8", "replace")) in others:
-            raise failed(f"invalid arg '{name}' for {what} of queue type {_MODULES[kind]}")
+            raise failed(f"invalid arg '{name}' for {what} of queue type {KINDS[kind]}")
     if "x-credit" in map(bytes.decode, given):
         raise unsupported("x-credit on consumers")
     timeout = _integer(given, "x-consumer-timeout") if kind == timed else None
@@ -209,121 +215,6 @@ def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> Cons
 def _refuse_unsupported(given: Table, kind: str, profile: Profile) -> None:
     if kind == QUORUM and profile.has_consumer_timeout and _DELAYED_RETRY[0].encode() in given:
         raise unsupported("x-delayed-retry-type")
-
-
-def _check(given: Table, name: str, what: str, check: Callable[[Field, Table, Profile | None], str | None]) -> None:
-    field = given.look(name)
-    problem = None if field is None else check(field, given, None)
-    if problem is not None:
-        raise failed(f"invalid arg '{name}' for {what}: {problem}")
-
-
-def _check_integer(field: Field, *_: object) -> str | None:
-    return None if field.integer is not None else f'"expected integer, got {field.type_name}"'
-
-
-def _check_natural(field: Field, *_: object) -> str | None:
-    value = field.integer
-    if value is None:
-        return _check_integer(field)
-    return f"{{value_negative,{value}}}" if value < 0 else None
-
-
-def _check_positive(field: Field, *_: object) -> str | None:
-    return "{value_zero,0}" if field.integer == 0 else _check_natural(field)
-
-
-def _check_duration(field: Field, *_: object) -> str | None:
-    value = field.integer
-    if value is not None and value > LONGEST_EXPIRY:
-        return f"{{value_too_large,{value}}}"
-    return _check_natural(field)
-
-
-def _check_expires(field: Field, *_: object) -> str | None:
-    return "{value_zero,0}" if field.integer == 0 else _check_duration(field)
-
-
-def _check_priority(field: Field, *_: object) -> str | None:
-    value = field.integer
-    return f"{{max_value_exceeded,{value}}}" if value is not None and value > 255 else _check_natural(field)
-
-
-def _check_text(field: Field, *_: object) -> str | None:
-    return None if field.letter == "S" else f"{{unacceptable_type,{field.type_name}}}"
-
-
-def _check_key(field: Field, given: Table, *_: object) -> str | None:
-    if field.letter == "S" and given.look("x-dead-letter-exchange") is None:
-        return "routing_key_but_no_dlx_defined"
-    return _check_text(field)
-
-
-def _check_flag(field: Field, *_: object) -> str | None:
-    return None if field.letter == "t" else f"{{unacceptable_type,{field.type_name}}}"
-
-
-def _check_kind(field: Field, *_: object) -> str | None:
-    if field.text is not None and field.text not in _MODULES:
-        return f"\"unsupported queue type '{field.text}'\""
-    return _check_text(field)
-
-
-def _check_mode(field: Field, *_: object) -> str | None:
-    if field.text is not None and field.text not in ("default", "lazy"):
-        return f"\"unsupported queue mode '{field.text}'\""
-    return _check_text(field)
-
-
-def _check_age(field: Field, *_: object) -> str | None:
-    if field.text is not None and not re.fullmatch(r"0*[1-9]\d*[YMDhms]", field.text):
-        return "invalid_max_age"
-    return _check_text(field)
-
-
-def _one_of(choices: tuple[str, ...], problem: str) -> Callable[..., str | None]:
-    def check(field: Field, *_: object) -> str | None:
-        return problem if field.text is not None and field.text not in choices else _check_text(field)
-
-    return check
-
-
-def _version(choices: tuple[int, ...]) -> Callable[..., str | None]:
-    def check(field: Field, *_: object) -> str | None:
-        value = field.integer
-        if value is not None and value >= 0 and value not in choices:
-            return f"\"unsupported queue version '{value}'\""
-        return _check_natural(field)
-
-    return check
-
-
-def _checks(profile: Profile) -> dict[str, Callable[..., str | None]]:
-    checks: dict[str, Callable[..., str | None]] = {
-        "x-expires": _check_expires,
-        "x-message-ttl": _check_duration,
-        "x-dead-letter-exchange": _check_text,
-        "x-dead-letter-routing-key": _check_key,
-        "x-dead-letter-strategy": _one_of(("at-most-once", "at-least-once"), "invalid_dlx_strategy"),
-        "x-max-length": _check_natural,
-        "x-max-length-bytes": _check_natural,
-        "x-max-in-memory-length": _check_natural,
-        "x-max-in-memory-bytes": _check_natural,
-        "x-max-priority": _check_priority,
-        "x-overflow": _one_of((DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX), "invalid_overflow"),
-        "x-queue-version": _version((1, 2) if profile.has_deprecated else (2,)),
-        "x-single-active-consumer": _check_flag,
-        "x-quorum-initial-group-size": _check_positive,
-        "x-max-age": _check_age,
-        "x-stream-max-segment-size-bytes": _check_natural,
-        "x-initial-cluster-size": _check_positive,
-        "x-queue-leader-locator": _one_of(_LOCATORS, "invalid_queue_locator_arg"),
-        "x-consumer-timeout": _check_natural,
-        "x-consumer-disconnected-timeout": _check_natural,
-    }
-    if profile.has_deprecated:
-        checks["x-queue-mode"] = _check_mode
-    return checks
 
 
 def _text(given: Table, name: str) -> str | None:

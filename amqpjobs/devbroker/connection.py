@@ -13,10 +13,9 @@ from pamqp.base import Frame
 from amqpjobs.devbroker.channel import Channel
 from amqpjobs.devbroker.directory import Directory
 from amqpjobs.devbroker.errors import Code, RefusedError, forbidden
-from amqpjobs.devbroker.login import SASL, find_user
+from amqpjobs.devbroker.handshake import FRAME_MAX, Handshake
 from amqpjobs.devbroker.outlet import FAREWELL, Outlet
-from amqpjobs.devbroker.table import Table
-from amqpjobs.devbroker.users import Access, User
+from amqpjobs.devbroker.users import Access
 from amqpjobs.devbroker.vhost import VHost
 from amqpjobs.devbroker.wire import (
     BODY,
@@ -27,16 +26,12 @@ from amqpjobs.devbroker.wire import (
     METHOD,
     OVERHEAD,
     PREFIX,
-    client_properties_of,
     decode,
     frame,
     method,
 )
 
 _GREETING = b"AMQP\x00\x00\x09\x01"
-FRAME_MAX, FRAME_MIN = 131_072, 4_096
-CHANNEL_MAX = 2047
-HEARTBEAT_SECONDS = 60
 #: Seconds for the handshake.
 _HANDSHAKE = 10.0
 _OPEN, _CLOSE, _CLOSE_OK = commands.Channel.Open.index, commands.Channel.Close.index, commands.Channel.CloseOk.index
@@ -54,8 +49,7 @@ class Connection(Outlet):
         self._rest = b""
         #: What is expected next: a greeting, a login, a vhost; then it is running, closing, or closed.
         self._state = "greeting"
-        self._user: User | None = None
-        self._capabilities = Table()
+        self._handshake = Handshake(directory)
         self.channels: dict[int, Channel] = {}
         #: Refused ones whose end the client has not confirmed, and numbers that were in use before.
         self._closing_channels: set[int] = set()
@@ -65,8 +59,6 @@ class Connection(Outlet):
         self._unconfirmed: list[Channel] = []
         self._has_published = False
         self.frame_max = FRAME_MAX
-        self._channel_max = CHANNEL_MAX
-        self._heartbeat = 0.0
         self._heard = self.loop.time()
 
     # -- the socket ----------------------------------------------------------------------------------------
@@ -132,12 +124,12 @@ class Connection(Outlet):
         if self._has_published and self._directory.memory.is_short and self._state == "running":
             self.hold("memory", True)
             self._directory.memory.wait(self._memory_is_free)
-            if self._can("connection.blocked"):
+            if self._handshake.can("connection.blocked"):
                 self.write(frame(0, method(commands.Connection.Blocked, reason="low on memory")))
         self._has_published = False
 
     def _memory_is_free(self) -> None:
-        if self._can("connection.blocked"):
+        if self._handshake.can("connection.blocked"):
             self.write(frame(0, method(commands.Connection.Unblocked)))
         self.hold("memory", False)
 
@@ -226,11 +218,10 @@ class Connection(Outlet):
             return
         if index != _OPEN:
             raise RefusedError(Code.CHANNEL_ERROR, "expected 'channel.open'")
-        if self._channel_max and len(self.channels) >= self._channel_max:
-            raise forbidden(
-                f"number of channels opened ({len(self.channels)}) has reached the negotiated channel_max "
-                f"({self._channel_max})"
-            )
+        most = self._handshake.channel_max
+        if len(self.channels) >= most:
+            count = len(self.channels)
+            raise forbidden(f"number of channels opened ({count}) has reached the negotiated channel_max ({most})")
         self._closed_channels.discard(number)
         self.channels[number] = Channel(number, self)
         self.write(frame(number, method(commands.Channel.OpenOk)))
@@ -256,15 +247,7 @@ class Connection(Outlet):
             self._end()
             return
         self._state = "login"
-        start = method(
-            commands.Connection.Start,
-            version_major=0,
-            version_minor=9,
-            server_properties=self._directory.server_properties(),
-            mechanisms=" ".join(SASL),
-            locales="en_US",
-        )
-        self.write(frame(0, start))
+        self.write(frame(0, self._handshake.greeted()))
 
     def _take_own(self, kind: int, payload: bytes) -> None:
         if kind == HEARTBEAT:
@@ -299,62 +282,43 @@ class Connection(Outlet):
                 raise RefusedError(Code.CHANNEL_ERROR, f"unexpected method in connection state {self._state}")
 
     def _start(self, asked: commands.Connection.StartOk) -> None:
-        capabilities = client_properties_of(asked).look("capabilities")
-        if capabilities is not None and capabilities.letter == "F":
-            self._capabilities = Table.of(capabilities.raw)
         try:
-            self._user = find_user(self._directory.users, asked.mechanism, asked.response)
+            self.write(frame(0, self._handshake.started(asked)))
         except RefusedError as error:
-            if error.code is Code.ACCESS_REFUSED and not self._can("authentication_failure_close"):
-                self._end()
-                return
-            raise
-        self._state = "tune"
-        tune = method(
-            commands.Connection.Tune, channel_max=CHANNEL_MAX, frame_max=FRAME_MAX, heartbeat=HEARTBEAT_SECONDS
-        )
-        self.write(frame(0, tune))
+            if error.code is not Code.ACCESS_REFUSED or self._handshake.can("authentication_failure_close"):
+                raise
+            self._end()
+        else:
+            self._state = "tune"
 
     def _tune(self, asked: commands.Connection.TuneOk) -> None:
-        check_negotiated("frame_max", asked.frame_max, FRAME_MIN, FRAME_MAX)
-        check_negotiated("channel_max", asked.channel_max, 1, CHANNEL_MAX)
-        self.frame_max, self._channel_max = asked.frame_max, asked.channel_max
-        self._heartbeat = float(asked.heartbeat)
+        self._handshake.tuned(asked)
+        self.frame_max = self._handshake.frame_max
         self._state = "open"
 
     def _open(self, name: str) -> None:
-        assert self._user is not None
-        vhost = self._directory.vhosts.get(name)
-        if vhost is None:
-            raise forbidden(f"vhost {name} not found")
-        if name not in self._user.permissions:
-            raise forbidden(f"access to vhost '{name}' refused for user '{self._user.name}'")
-        self.vhost, self.access = vhost, Access(self._user, name)
+        self.vhost, self.access = self._handshake.opened(name)
         self._state = "running"
         self.write(frame(0, method(commands.Connection.OpenOk)))
         self.clear_alarm()
-        if self._heartbeat:
+        if self._handshake.heartbeat:
             self._beat()
-
-    def _can(self, capability: str) -> bool:
-        given = self._capabilities.look(capability)
-        return given is not None and given.value is True
 
     @property
     def has_cancel_notices(self) -> bool:
-        return self._can("consumer_cancel_notify")
+        return self._handshake.can("consumer_cancel_notify")
 
     # -- time and the end ----------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         now = self.loop.time()
         # One that is not read from cannot be heard.
-        if now - self._heard > 2 * self._heartbeat and not self.is_held:
+        if now - self._heard > 2 * self._handshake.heartbeat and not self.is_held:
             self.abort()
             return
-        if now - self.told >= self._heartbeat / 2:
+        if now - self.told >= self._handshake.heartbeat / 2:
             self.write(HEARTBEAT_FRAME)
-        self.set_alarm(self._heartbeat / 2, self._beat)
+        self.set_alarm(self._handshake.heartbeat / 2, self._beat)
 
     def _fail(self, error: RefusedError, current: int) -> None:
         """Tell the client and end, as soon as it answers or has had time to."""
@@ -383,14 +347,6 @@ class Connection(Outlet):
         for channel in channels:
             channel.close()
         self._directory.remove_exclusive(self)
-
-
-def check_negotiated(name: str, value: int, least: int, most: int) -> None:
-    """Raises `RefusedError` for what was not offered."""
-    if value and value < least:
-        raise forbidden(f"negotiated {name} = {value} is lower than the minimum allowed value ({least})")
-    if value == 0 or value > most:
-        raise forbidden(f"negotiated {name} = {value} is higher than the maximum allowed value ({most})")
 
 
 def octets(payload: bytes) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from amqpjobs.devbroker.arguments import DROP_HEAD, REJECT_PUBLISH_DLX, QueueArguments
+from amqpjobs.devbroker.arguments import QueueArguments
 from amqpjobs.devbroker.backlog import FOREVER, Backlog, Entry, PriorityBacklog
+from amqpjobs.devbroker.checks import DROP_HEAD, REJECT_PUBLISH_DLX
 from amqpjobs.devbroker.consumers import Consumer, Consumers
 from amqpjobs.devbroker.deadletter import Reason
 from amqpjobs.devbroker.errors import place, refused

@@ -7,8 +7,8 @@ full later than they should be; and they can keep a dead letter until its new qu
 from collections import deque
 from dataclasses import dataclass
 
-from amqpjobs.devbroker.arguments import REJECT_PUBLISH
 from amqpjobs.devbroker.backlog import Backlog, Entry, ReturnsBacklog
+from amqpjobs.devbroker.checks import REJECT_PUBLISH
 from amqpjobs.devbroker.consumers import Consumers
 from amqpjobs.devbroker.deadletter import Reason
 from amqpjobs.devbroker.errors import locked, unsupported

@@ -3,7 +3,7 @@
 from pamqp import commands
 from pamqp.base import Frame
 
-from amqpjobs.devbroker.arguments import QUORUM
+from amqpjobs.devbroker.checks import QUORUM
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, missing, refused
 from amqpjobs.devbroker.exchange import Exchange
 from amqpjobs.devbroker.queue import Attributes, Queue

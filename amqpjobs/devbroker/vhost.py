@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from amqpjobs.devbroker.arguments import (
-    CLASSIC,
-    QUORUM,
     QueueArguments,
     check_equivalent,
     check_same,
     checked_queue,
     differs,
 )
+from amqpjobs.devbroker.checks import CLASSIC, DROP_HEAD, QUORUM
 from amqpjobs.devbroker.deadletter import Reason, died, is_cycle
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, locked, missing, place, refused, unsupported
 from amqpjobs.devbroker.exchange import DIRECT, FANOUT, HEADERS, TOPIC, TYPES, Binding, Exchange, check_binding
@@ -316,7 +315,7 @@ class VHost:
         """Dead-letter it; False if there is nowhere to, or one of its queues is full."""
         letter, queues = self._address(queue, message, reason)
         if not queues or any(
-            target.arguments.overflow != "drop-head" and target.is_full_for(letter) for target in queues
+            target.arguments.overflow != DROP_HEAD and target.is_full_for(letter) for target in queues
         ):
             return False
         for target in queues:
