@@ -17,7 +17,9 @@ from amqpjobs.devbroker.checks import (
     check_integer,
     check_kind,
     check_natural,
+    check_offset,
     queue_checks,
+    seconds_of,
 )
 from amqpjobs.devbroker.errors import failed, unsupported
 from amqpjobs.devbroker.profile import Profile
@@ -68,8 +70,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 }
 _DELAYED_RETRY = ("x-delayed-retry-type", "x-delayed-retry-min", "x-delayed-retry-max")
 _CONSUMER_TIMEOUTS = ("x-consumer-timeout", "x-consumer-disconnected-timeout")
-_AGE_UNITS = {"Y": 365 * 86_400, "M": 30 * 86_400, "D": 86_400, "h": 3_600, "m": 60, "s": 1}
-#: None of a stream's consumer may be missing: see `check_consumer`.
+_CONSUMER_UNSUPPORTED = ("x-credit", "x-stream-filter", "x-stream-match-unfiltered")
 _CONSUMER_KNOWN = {
     CLASSIC: {"x-priority", "x-cancel-on-ha-failover", "x-credit"},
     QUORUM: {"x-priority", "x-credit"},
@@ -105,10 +106,13 @@ class QueueArguments:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerArguments:
-    """What a consumer asked for; milliseconds that it may hold a message, if it said."""
+    """What a consumer asked for, if anything."""
 
     priority: int
+    #: Milliseconds that it may hold a message.
     timeout: int | None
+    #: Where in a stream to begin.
+    offset: Field | None
 
 
 def known_arguments(kind: str, profile: Profile) -> tuple[str, ...]:
@@ -159,7 +163,7 @@ def _meaning(given: Table, kind: str, profile: Profile) -> QueueArguments:
         has_single_active_consumer=active is not None and active.value is True,
         delivery_limit=_delivery_limit(given, profile),
         consumer_timeout=_integer(given, "x-consumer-timeout") if profile.has_queue_timeout else None,
-        max_age=None if age is None else int(age[:-1]) * _AGE_UNITS[age[-1]],
+        max_age=None if age is None else seconds_of(age),
     )
 
 
@@ -200,16 +204,19 @@ def check_consumer(given: Table, kind: str, what: str, profile: Profile) -> Cons
     timed = QUORUM if profile.has_consumer_timeout else None
     if kind == timed:
         check_argument(given, "x-consumer-timeout", what, check_natural)
+    if kind == STREAM:
+        check_argument(given, "x-stream-offset", what, check_offset)
     others = set[str]().union(*_CONSUMER_KNOWN.values()) - _CONSUMER_KNOWN[kind]
     if timed is not None and kind != timed:
         others.add("x-consumer-timeout")
     for raw in given:
         if (name := raw.decode("utf-8", "replace")) in others:
             raise failed(f"invalid arg '{name}' for {what} of queue type {KINDS[kind]}")
-    if "x-credit" in map(bytes.decode, given):
-        raise unsupported("x-credit on consumers")
+    for name in _CONSUMER_UNSUPPORTED:
+        if given.look(name) is not None:
+            raise unsupported(f"{name} on consumers")
     timeout = _integer(given, "x-consumer-timeout") if kind == timed else None
-    return ConsumerArguments(_integer(given, "x-priority") or 0, timeout)
+    return ConsumerArguments(_integer(given, "x-priority") or 0, timeout, given.look("x-stream-offset"))
 
 
 def _refuse_unsupported(given: Table, kind: str, profile: Profile) -> None:

@@ -12,6 +12,8 @@ CLASSIC, QUORUM, STREAM = "classic", "quorum", "stream"
 #: Types of queues, and what error texts call them.
 KINDS = {kind: f"rabbit_{kind}_queue" for kind in (CLASSIC, QUORUM, STREAM)}
 DROP_HEAD, REJECT_PUBLISH, REJECT_PUBLISH_DLX = "drop-head", "reject-publish", "reject-publish-dlx"
+_AGE_UNITS = {"Y": 365 * 86_400, "M": 30 * 86_400, "D": 86_400, "h": 3_600, "m": 60, "s": 1}
+_AGE = re.compile(r"0*[1-9]\d*[YMDhms]")
 _LOCATORS = ("client-local", "balanced", "random", "least-leaders")
 
 
@@ -82,9 +84,23 @@ def _check_mode(field: Field, *_: object) -> str | None:
 
 
 def _check_age(field: Field, *_: object) -> str | None:
-    if field.text is not None and not re.fullmatch(r"0*[1-9]\d*[YMDhms]", field.text):
+    if field.text is not None and not _AGE.fullmatch(field.text):
         return "invalid_max_age"
     return _check_text(field)
+
+
+def seconds_of(age: str) -> float:
+    """Of an age such as 7D, which was checked."""
+    return float(int(age[:-1]) * _AGE_UNITS[age[-1]])
+
+
+def check_offset(field: Field, *_: object) -> str | None:
+    text = field.text
+    is_known = text is not None and (text in ("first", "last", "next") or _AGE.fullmatch(text) is not None)
+    if is_known or field.letter == "T" or (field.integer or -1) >= 0 or field.integer == 0:
+        return None
+    shown = f'<<"{text}">>' if text is not None else field.value
+    return f"{{invalid_stream_offset_arg,{{{field.type_name},{shown}}}}}"
 
 
 def _one_of(choices: tuple[str, ...], problem: str) -> Callable[..., str | None]:

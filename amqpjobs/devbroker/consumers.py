@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from amqpjobs.devbroker.backlog import Entry
+from amqpjobs.devbroker.table import Field
 from amqpjobs.devbroker.wire import short
 
 
@@ -25,7 +26,7 @@ class Receiver(Protocol):
 class Consumer:
     """One basic.consume."""
 
-    __slots__ = ("channel", "is_silent", "lent", "patience", "prefetch", "priority", "tag", "wire_tag")
+    __slots__ = ("channel", "is_silent", "lent", "offset", "patience", "prefetch", "priority", "tag", "wire_tag")
 
     def __init__(self, channel: Receiver, tag: str, *, is_silent: bool, prefetch: int, priority: int) -> None:
         self.channel = channel
@@ -35,6 +36,8 @@ class Consumer:
         self.is_silent = is_silent
         self.prefetch = 0 if is_silent else prefetch
         self.priority = priority
+        #: Where in a stream it begins.
+        self.offset: Field | None = None
         #: Seconds that it may hold a delivery.
         self.patience: float | None = None
         #: Deliveries that it has not settled.

@@ -139,11 +139,17 @@ class Deliveries:
         self._link.access.check("read", "queue", name)
         queue = self._requests.queue(name)
         asked_for = check_consumer(arguments_of(asked), queue.arguments.kind, queue.place, self._vhost.profile)
-        queue.check_consume(is_exclusive=asked.exclusive, is_limited=self._limit > 0)
+        queue.check_consume(
+            is_exclusive=asked.exclusive,
+            is_limited=self._limit > 0,
+            is_silent=asked.no_ack,
+            prefetch=self._prefetch,
+        )
         self._send(answer)
         subscription = Subscription(
             self, tag, queue, is_silent=asked.no_ack, prefetch=self._prefetch, priority=asked_for.priority
         )
+        subscription.offset = asked_for.offset
         subscription.patience = queue.patience(asked_for.timeout)
         self._subscriptions[tag] = subscription
         queue.add_consumer(subscription, is_exclusive=asked.exclusive)

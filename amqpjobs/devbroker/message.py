@@ -63,6 +63,9 @@ class Message:
     def with_properties(self, properties: Properties) -> "Message":
         return replace(self, properties=properties)
 
+    def with_headers(self, headers: Table) -> "Message":
+        return self.with_properties(self.properties.replaced({HEADERS: headers.written()}))
+
     def header_with(self, added: Table) -> bytes:
         """The content header with these among the headers."""
         headers = Table(self.properties.headers() | added).sorted()

@@ -283,7 +283,7 @@ class Queue:
 
     # -- consumers -----------------------------------------------------------------------------------------
 
-    def check_consume(self, *, is_exclusive: bool, is_limited: bool) -> None:
+    def check_consume(self, *, is_exclusive: bool, is_limited: bool, is_silent: bool, prefetch: int) -> None:
         """Raises `RefusedError` if a consumer may not join; `is_limited` by a prefetch of its whole channel."""
         is_taken = self.consumers.has_exclusive or (is_exclusive and len(self.consumers) > 0)
         if is_taken or (is_exclusive and self.consumers.is_single):

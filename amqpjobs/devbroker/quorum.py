@@ -150,7 +150,7 @@ class QuorumQueue(Queue):
                 "queues with single active consumer"
             )
 
-    def check_consume(self, *, is_exclusive: bool, is_limited: bool) -> None:
+    def check_consume(self, *, is_exclusive: bool, is_limited: bool, is_silent: bool, prefetch: int) -> None:
         if is_limited:
             raise unsupported(f"{self.place} does not support global qos")
 

@@ -13,7 +13,7 @@ from amqpjobs.devbroker.arguments import (
     checked_queue,
     differs,
 )
-from amqpjobs.devbroker.checks import CLASSIC, DROP_HEAD, QUORUM
+from amqpjobs.devbroker.checks import CLASSIC, DROP_HEAD, QUORUM, STREAM
 from amqpjobs.devbroker.deadletter import Reason, died, is_cycle
 from amqpjobs.devbroker.errors import Code, RefusedError, failed, locked, missing, place, refused, unsupported
 from amqpjobs.devbroker.exchange import DIRECT, FANOUT, HEADERS, TOPIC, TYPES, Binding, Exchange, check_binding
@@ -22,6 +22,7 @@ from amqpjobs.devbroker.message import Message
 from amqpjobs.devbroker.profile import Profile
 from amqpjobs.devbroker.queue import Attributes, Queue
 from amqpjobs.devbroker.quorum import QuorumQueue
+from amqpjobs.devbroker.stream import StreamQueue
 from amqpjobs.devbroker.table import Table
 from amqpjobs.devbroker.timers import Timers
 
@@ -30,6 +31,7 @@ AnyExchange = Exchange[Destination]
 
 #: Direct reply-to: the queue that is a channel.
 REPLY_TO = "amq.rabbitmq.reply-to"
+_QUEUES: dict[str, type[Queue]] = {CLASSIC: Queue, QUORUM: QuorumQueue, STREAM: StreamQueue}
 _PREDECLARED = {
     "": DIRECT,
     "amq.direct": DIRECT,
@@ -97,7 +99,7 @@ class VHost:
             return existing
         arguments = checked_queue(given, self.place("queue", name), self.profile)
         self._check_combination(name, arguments, attributes)
-        queue = (QuorumQueue if arguments.kind == QUORUM else Queue)(name, self, arguments, attributes)
+        queue = _QUEUES[arguments.kind](name, self, arguments, attributes)
         self.queues[name] = queue
         self._routes.clear()
         return queue
@@ -122,8 +124,6 @@ class VHost:
         ):
             if is_wrong:
                 raise failed(f"invalid property '{problem}' for {what}")
-        if arguments.kind != QUORUM:
-            raise unsupported(f"queues of type {arguments.kind}")
 
     def delete_queue(self, queue: Queue, *, if_unused: bool, if_empty: bool) -> int:
         """How many messages were in it. Raises `RefusedError`."""

@@ -35,12 +35,14 @@ class Desk:
     async def channel(self) -> AbstractChannel:
         return await self.connection.channel(publisher_confirms=True, on_return_raises=True)
 
-    async def queue(self, channel: AbstractChannel, name: str | None = None, **arguments: Any) -> str:
-        """A durable one; underscores in names are dashes."""
-        name = name or self.unique()
+    async def queue(self, channel: AbstractChannel, **arguments: Any) -> str:
+        """A durable one; underscores in names of arguments are dashes."""
+        return await self.declare(channel, {name.replace("_", "-"): value for name, value in arguments.items()})
+
+    async def declare(self, channel: AbstractChannel, arguments: dict[str, Any]) -> str:
+        name = self.unique()
         self.queues.append(name)
-        given = {argument.replace("_", "-"): value for argument, value in arguments.items()}
-        await channel.queue_declare(name, durable=True, arguments=given)
+        await channel.queue_declare(name, durable=True, arguments=arguments)
         return name
 
     async def taken(self, channel: AbstractChannel, queue: str) -> DeliveredMessage:
@@ -147,20 +149,12 @@ async def test_a_message_beyond_its_delivery_limit_is_a_dead_letter(desk: Desk, 
     assert (death["reason"], death["queue"], death["count"]) == ("delivery_limit", queue, 1)
 
 
-ORDERS = [
-    ("classic", {}, "nack", "abcde"),
-    ("classic", {}, "lost", "abcde"),
-    ("quorum", {"x_delivery_limit": 9}, "nack", "abcde"),
-    ("quorum", {"x_delivery_limit": 9}, "lost", "abcde"),
-]
-
-
-@pytest.mark.parametrize(("kind", "arguments", "how", "order"), ORDERS)
-async def test_what_comes_back_is_next_again(
-    desk: Desk, kind: str, arguments: dict[str, int], how: How, order: str
-) -> None:
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("how", ["nack", "lost"])
+async def test_what_comes_back_is_next_again(desk: Desk, kind: str, how: How) -> None:
     channel = await desk.channel()
-    queue = await desk.queue(channel, x_queue_type=kind, **arguments)
+    limit = {"x-delivery-limit": 9} if kind == "quorum" else {}
+    queue = await desk.declare(channel, {"x-queue-type": kind, **limit})
     await send(channel, queue, *"abcde")
 
     messages = [await desk.taken(channel, queue) for _ in range(2)]
@@ -175,7 +169,7 @@ async def test_what_comes_back_is_next_again(
 
         await eventually(is_back)
 
-    assert await desk.bodies(channel, queue, 5) == list(order)
+    assert await desk.bodies(channel, queue, 5) == list("abcde")
 
 
 PRIORITIES = [None, 1, 5, 9, 0, 4, 31, None, 5]
@@ -340,7 +334,7 @@ async def test_an_ack_of_an_unknown_delivery_ends_the_channel(desk: Desk) -> Non
     await channel.basic_ack(77)
 
     with pytest.raises(aiormq.exceptions.AMQPError):
-        await asyncio.wait_for(channel.closing, PATIENCE)
+        await asyncio.wait_for(cast("Any", channel).closing, PATIENCE)
 
 
 async def test_a_transaction_happens_as_a_whole_or_not_at_all(desk: Desk) -> None:
@@ -392,7 +386,7 @@ async def test_a_consumer_of_a_deleted_queue_is_told(desk: Desk) -> None:
     await other.queue_delete(queue)
 
     async def is_gone() -> bool:
-        return consumed.consumer_tag not in consumer.consumers
+        return consumed.consumer_tag not in cast("Any", consumer).consumers
 
     await eventually(is_gone)
     assert not consumer.is_closed
@@ -419,3 +413,22 @@ async def test_one_active_consumer_is_followed_by_the_next(desk: Desk, kind: str
         await channels[0].close()
         await send(publisher, queue, "c")
         assert await seen.get() == (1, b"c")
+
+
+@pytest.mark.parametrize(("offset", "expected"), [("first", "abcde"), (3, "de"), ("1h", "abcde")])
+async def test_a_stream_is_read_from_anywhere_any_number_of_times(desk: Desk, offset: str | int, expected: str) -> None:
+    publisher = await desk.channel()
+    queue = await desk.queue(publisher, x_queue_type="stream")
+    await send(publisher, queue, *"abcde")
+
+    for _ in range(2):
+        reader, seen = await desk.channel(), asyncio.Queue[DeliveredMessage]()
+        await reader.basic_qos(prefetch_count=10)
+        await reader.basic_consume(queue, seen.put, arguments={"x-stream-offset": offset})
+        async with asyncio.timeout(PATIENCE):
+            messages = [await seen.get() for _ in expected]
+        await reader.basic_ack(tag(messages[-1]), multiple=True)
+
+        assert [message.body.decode() for message in messages] == list(expected)
+        offsets = [headers(message)["x-stream-offset"] for message in messages]
+        assert offsets == list(range(5 - len(expected), 5))

@@ -262,7 +262,7 @@ async def test_who_holds_a_delivery_too_long_loses_its_channel(version: str, kin
             r"PRECONDITION_FAILED - delivery acknowledgement on channel \d+ timed out. Timeout value used: 1800000 ms"
         )
         with pytest.raises(aiormq.exceptions.AMQPError, match=words):
-            await asyncio.wait_for(channel.closing, PATIENCE)
+            await asyncio.wait_for(cast("Any", channel).closing, PATIENCE)
         async with channel_of(broker.url) as other:
             assert (await other.basic_get("q")).body == b"a"
 

@@ -81,7 +81,6 @@ def test_a_quorum_queue_is_durable_and_everybodys(attributes: Attributes, proper
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"x_queue_type": "stream"}, "type stream"),
         ({"x_queue_type": "quorum", "x_delayed_retry_type": "all"}, "x-delayed"),
     ],
 )

@@ -232,7 +232,7 @@ def test_an_exclusive_consumer_wants_to_be_alone() -> None:
     rig.consume(queue)
 
     with pytest.raises(RefusedError, match="ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use"):
-        queue.check_consume(is_exclusive=True, is_limited=False)
+        queue.check_consume(is_exclusive=True, is_limited=False, is_silent=False, prefetch=0)
 
 
 def test_who_acks_nothing_is_lent_nothing() -> None:
