@@ -143,8 +143,10 @@ class Timers:
 
     def _wake(self) -> None:
         self._alarm = None
-        self.run_due()
-        self._set_alarm()
+        try:
+            self.run_due()
+        finally:  # one that fails must not stop the others
+            self._set_alarm()
 
     def _set_alarm(self) -> None:
         while self._heap and not self._heap[0][2].is_waiting:

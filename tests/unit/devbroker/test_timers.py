@@ -76,3 +76,21 @@ async def test_a_moving_clock_can_be_moved_too() -> None:
 
     assert seen == ["an hour"]
     timers.stop()
+
+
+async def test_a_timer_that_fails_does_not_stop_the_others() -> None:
+    timers, fired, failures = Timers(RealClock()), asyncio.Event(), list[object]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    timers.start(loop)
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    timers.at(timers.now() + 0.01, fail)
+    timers.at(timers.now() + 0.02, fired.set)
+
+    async with asyncio.timeout(30):
+        await fired.wait()
+    timers.stop()
+    assert [str(failure) for failure in failures] == ["no"]
