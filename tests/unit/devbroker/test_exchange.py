@@ -4,6 +4,7 @@ import pytest
 
 from amqpjobs.devbroker.errors import RefusedError
 from amqpjobs.devbroker.exchange import Binding, Exchange, check_binding
+from amqpjobs.devbroker.message import published
 from amqpjobs.devbroker.table import Field, Table
 from tests.unit.devbroker.rig import Rig, Value, properties, table
 
@@ -139,6 +140,17 @@ def test_a_new_binding_counts_at_once_for_a_key_that_was_routed_before() -> None
     rig.publish("k", "3", exchange="x")
 
     assert rig.bodies("second") == ["2", "3"]
+
+
+def test_a_queue_that_is_gone_gets_nothing_from_a_key_that_was_routed_before() -> None:
+    rig = Rig()
+    queue = rig.queue("q")
+    rig.publish("q", "1")
+
+    rig.vhost.remove_queue(queue)
+
+    assert rig.vhost.publish(published("", "q", properties(), b"2"))[0] == 0
+    assert rig.memory.held == 0
 
 
 def test_copies_go_by_further_keys_and_only_hidden_ones_are_not_told() -> None:

@@ -263,14 +263,15 @@ def test_a_purge_leaves_what_is_lent() -> None:
 def test_memory_is_held_until_messages_are_settled_and_who_waits_is_told() -> None:
     rig = Rig(memory=2_000)
     queue, calls = rig.queue(), list[str]()
-    rig.publish("q", "x" * 400, "x" * 400)
+    rig.publish("q", *("x" * 400 for _ in range(3)))
     assert rig.memory.is_short
 
     rig.memory.wait(lambda: calls.append("go on"))
     taker = Taker()
     rig.consume(queue, taker=taker)
-    assert calls == []
     queue.settle(taker.entries(0))
+    assert calls == []
+    queue.settle(taker.entries(1))
 
     assert calls == ["go on"]
     assert not rig.memory.is_short

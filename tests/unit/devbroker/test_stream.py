@@ -89,6 +89,16 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
     assert rig.memory.held == sum(entry.size for _, entry in taker.got)
 
 
+def test_the_last_one_stays_however_large_it_is() -> None:
+    rig = Rig()
+    queue = stream(rig, x_max_length_bytes=10)
+
+    rig.publish("q", "a" * 100, "b" * 100)
+
+    assert rig.bodies() == ["b" * 100]
+    assert len(queue.backlog) == 1
+
+
 def test_the_oldest_go_when_their_time_is_over() -> None:
     rig = Rig()
     queue = stream(rig, x_max_age="1h")
