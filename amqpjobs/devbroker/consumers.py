@@ -109,8 +109,9 @@ class Consumers:
             row = self._rows[priority]
             for _ in range(len(row)):
                 consumer = row[0]
-                row.rotate(-1)
-                if consumer.is_ready:
+                if len(row) > 1:
+                    row.rotate(-1)
+                if (consumer.prefetch == 0 or consumer.lent < consumer.prefetch) and consumer.channel.has_room():
                     return consumer
         return None
 

@@ -5,6 +5,7 @@ what they were, types of header values included.
 """
 
 import struct
+from functools import lru_cache
 
 from amqpjobs.devbroker.errors import Code, RefusedError
 from amqpjobs.devbroker.table import Table, check_table
@@ -67,6 +68,11 @@ def short(text: bytes) -> bytes:
     return bytes([len(text)]) + text
 
 
+@lru_cache(maxsize=1024)
+def _given(flags: int) -> tuple[int, ...]:
+    return tuple(number for number, bit in _BITS if flags & bit)
+
+
 def _places_of(raw: bytes) -> dict[int, tuple[int, int]]:
     if raw == _NOTHING:
         return {}
@@ -75,9 +81,8 @@ def _places_of(raw: bytes) -> dict[int, tuple[int, int]]:
         if flags & 1:
             raise IndexError
         at, places = 2, dict[int, tuple[int, int]]()
-        for number, bit in _BITS:
-            if flags & bit:
-                places[number] = at, (at := _end_of(raw, number, at))
+        for number in _given(flags):
+            places[number] = at, (at := _end_of(raw, number, at))
         if at != len(raw):
             raise IndexError
         if HEADERS in places:

@@ -17,6 +17,9 @@ _NUMBERS = {letter: struct.Struct(f">{code}") for letter, code in zip("bBsuIilLf
 #: Size of the values that have a fixed one; the others begin with their length.
 _SIZES = {letter: number.size for letter, number in _NUMBERS.items()} | {"t": 1, "D": 5, "V": 0}
 _COUNTED = frozenset("SxFA")
+# The same by the bytes of the letters, for what looks at every message.
+_PLAIN = {ord(letter): size for letter, size in _SIZES.items()}
+_WITH_LENGTH, _NESTING, _ARRAY = frozenset(b"SxFA"), frozenset(b"FA"), ord("A")
 #: RabbitMQ's names of the types, for its error texts.
 _NAMES = {
     "b": "byte",
@@ -144,17 +147,16 @@ def check_table(raw: bytes, at: int, end: int) -> None:
             break
         if not is_array:
             at += 1 + raw[at]
-        letter = chr(raw[at])
-        if (size := _SIZES.get(letter)) is not None:
+        letter = raw[at]
+        if (size := _PLAIN.get(letter)) is not None:
             at += 1 + size
             continue
-        start, last = at + 5, at + 5 + int(_LONG.unpack_from(raw, at + 1)[0])
-        if letter not in _COUNTED or last > end:
+        start, at = at + 5, at + 5 + _LONG.unpack_from(raw, at + 1)[0]
+        if letter not in _WITH_LENGTH or at > end:
             raise IndexError
-        at = last
-        if letter in "FA":
+        if letter in _NESTING:
             around.append((end, is_array))
-            at, end, is_array = start, last, letter == "A"
+            at, end, is_array = start, at, letter == _ARRAY
     if at != end:
         raise IndexError
 
