@@ -23,7 +23,7 @@ from _pytest.capture import CaptureManager
 from hypothesis import HealthCheck
 
 from tests.support.embedded import Embedded
-from tests.support.rabbitmq import Node, broker_version
+from tests.support.rabbitmq import Cluster, Node, broker_version
 
 TEST_URL = "AMQPJOBS_TEST_URL"
 RABBITMQ, EMBEDDED = "rabbitmq", "embedded"
@@ -101,6 +101,13 @@ def make_node() -> Iterator[MakeNode]:
             return nodes.enter_context(Node(conf=conf, advanced=advanced))
 
         yield make
+
+
+@pytest.fixture
+def make_cluster() -> Iterator[Callable[[], Cluster]]:
+    """Starts clusters of three nodes for one test, in 10 to 30 s; closes them after it."""
+    with ExitStack() as clusters:
+        yield lambda: clusters.enter_context(Cluster())
 
 
 def announce(config: pytest.Config, line: str) -> None:

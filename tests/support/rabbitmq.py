@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
@@ -52,15 +53,15 @@ class Node:
     As a context manager it starts on the way in and closes on the way out.
     """
 
-    def __init__(self, *, conf: str = "", advanced: str = "[].") -> None:
+    def __init__(self, *, conf: str = "", advanced: str = "[].", epmd_port: int | None = None) -> None:
         self._server_program = find_program("rabbitmq-server")
-        self._ctl_program = find_program("rabbitmqctl")
         self._conf = conf
         self._advanced = advanced
         self._server: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._version = ""
-        self.port, self._distribution_port, self._epmd_port = free_ports(3)
+        self.port, self._distribution_port, own_epmd_port = free_ports(3)
+        self.epmd_port = epmd_port or own_epmd_port
         # /tmp itself and not TMPDIR: it is what a chroot sees, too.
         self.folder = Path(tempfile.mkdtemp(prefix="amqpjobs-node-", dir="/tmp"))
         self._log = self.folder / "node.log"
@@ -71,6 +72,11 @@ class Node:
         return f"amqp://guest:guest@{HOST}:{self.port}/"
 
     @property
+    def name(self) -> str:
+        """What Erlang calls it."""
+        return f"amqpjobs-{self.port}@localhost"
+
+    @property
     def version(self) -> str:
         """What the broker said when it was started, such as `4.0.5`; empty before."""
         return self._version
@@ -78,6 +84,10 @@ class Node:
     @property
     def is_running(self) -> bool:
         return self._server is not None and self._server.poll() is None
+
+    def configure(self, conf: str) -> None:
+        """Append to rabbitmq.conf, before the first start."""
+        self._conf = f"{self._conf}\n{conf}"
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -144,10 +154,10 @@ class Node:
         if self._server is not None:
             self._server.send_signal(signal.SIGCONT)
 
-    def ctl(self, *arguments: str, timeout: float = 60) -> str:
+    def ctl(self, *arguments: str, timeout: float = 60, program: str = "rabbitmqctl") -> str:
         """Run `rabbitmqctl` and return what it prints: `node.ctl("list_queues", "name")`. Takes a second."""
         run = subprocess.run(
-            [self._ctl_program, "--quiet", *arguments],
+            [find_program(program), "--quiet", *arguments],
             env=self._environment(),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -157,9 +167,7 @@ class Node:
             check=False,
         )
         if run.returncode != 0:
-            raise NodeError(
-                f"rabbitmqctl {' '.join(arguments)} failed with {run.returncode}:\n{run.stdout}{run.stderr}"
-            )
+            raise NodeError(f"{program} {' '.join(arguments)} failed with {run.returncode}:\n{run.stdout}{run.stderr}")
         return run.stdout
 
     def close(self) -> None:
@@ -191,11 +199,11 @@ class Node:
             "HOME": str(self.folder),  # where Erlang looks for its cookie, and the guard's mark
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_ADDRESS": HOST,
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self.epmd_port),
             "ERL_CRASH_DUMP_SECONDS": "0",  # none: it takes long to write, and nobody reads it
             # The script then becomes the broker by exec, so that our signals reach the broker itself.
             "RUNNING_UNDER_SYSTEMD": "true",
-            "RABBITMQ_NODENAME": f"amqpjobs-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder),
@@ -230,6 +238,58 @@ class Node:
     def _failure(self, what: str) -> NodeError:
         tails = (f"{file.name}:\n{tail(file)}" for file in (self._output, self._log))
         return NodeError("\n".join((f"RabbitMQ ({self._server_program}) {what}.", *tails)))
+
+
+class Cluster:
+    """Several nodes that are one broker. They find each other by a list of names, and form it when started.
+
+    They share one epmd, which belongs to the one that was first, and outlives its stop and kill but not its `close`.
+    """
+
+    def __init__(self, size: int = 3, *, conf: str = "") -> None:
+        first = Node(conf=conf)
+        self.nodes = [first, *(Node(conf=conf, epmd_port=first.epmd_port) for _ in range(size - 1))]
+        peers = [f"cluster_formation.classic_config.nodes.{n} = {each.name}" for n, each in enumerate(self.nodes, 1)]
+        for node in self.nodes:
+            node.configure("\n".join(["cluster_formation.peer_discovery_backend = classic_config", *peers]))
+
+    @property
+    def url(self) -> str:
+        """Of all nodes, as the settings take them."""
+        return ",".join(node.url for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self.start()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Return when all nodes answer and are one cluster."""
+        with ThreadPoolExecutor() as pool:  # together: from 4.0 on the first waits until it has seen others
+            list(pool.map(Node.start, self.nodes))
+        self._await_members()
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            node.close()
+
+    def _await_members(self) -> None:
+        deadline = time.monotonic() + START_DEADLINE
+        while (members := self._members()) != {node.name for node in self.nodes}:
+            if time.monotonic() > deadline:
+                raise NodeError(f"No cluster of {len(self.nodes)} nodes, but of {sorted(members)}.")
+            time.sleep(0.5)
+
+    def _members(self) -> set[str]:
+        said = self.nodes[0].ctl("eval", "rabbit_nodes:all_running().")
+        return set(re.findall(r"[\w-]+@localhost", said))
 
 
 def find_program(name: str) -> str:
