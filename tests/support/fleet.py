@@ -78,6 +78,9 @@ class Fleet:
         await asyncio.to_thread(old.wait, PATIENCE)
         await self.until_ready(self._workers[position])
 
+    async def until_all_ready(self) -> None:
+        await asyncio.gather(*(self.until_ready(worker) for worker in self._workers))
+
     async def until_ready(self, worker: "subprocess.Popen[bytes]") -> None:
         async def is_ready() -> bool:
             return '"working"' in self._logs[worker.pid].read_text() or worker.poll() is not None
