@@ -27,6 +27,8 @@ class Role(StrEnum):
     WORKER = "worker"
     #: Looks after dead letters, unroutable and parked jobs; a person, most often.
     OPERATOR = "operator"
+    #: Looks at dead letters, unroutable and parked jobs, and changes nothing.
+    OBSERVER = "observer"
     #: Declares what services need, before they start.
     DEPLOYER = "deployer"
 
@@ -69,9 +71,17 @@ def operator_permissions(topology: Topology, queues: Iterable[Queue], exchanges:
 
     A parked or unroutable job of a kind that has an exchange of its own goes there again.
     """
-    dead = [topology.dead_queue(queue.name) for queue in queues]
-    looking = Permissions(read=frozenset([topology.unroutable, topology.parked, *dead]))
+    looking = observer_permissions(topology, queues)
     return _enqueueing(topology, exchanges) | looking | Permissions(write=frozenset([topology.unroutable]))
+
+
+def observer_permissions(topology: Topology, queues: Iterable[Queue]) -> Permissions:
+    """To list, show and export dead letters of these queues, unroutable and parked jobs.
+
+    Who may read a queue may also delete from it: the broker does not tell looking from taking.
+    """
+    dead = [topology.dead_queue(queue.name) for queue in queues]
+    return Permissions(read=frozenset([topology.unroutable, topology.parked, *dead]))
 
 
 def deployer_permissions(topology: Topology, plan: Plan) -> Permissions:

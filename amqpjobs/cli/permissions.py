@@ -18,6 +18,7 @@ from amqpjobs.permissions import (
     Permissions,
     Role,
     deployer_permissions,
+    observer_permissions,
     operator_permissions,
     pattern,
     producer_permissions,
@@ -48,9 +49,9 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
     AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing.
 
-    An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, and may configure nothing. A
-    deployer uses `amqpjobs topology check` and `apply`, and may read no job; `topology prune` takes configure on what
-    it deletes, which no TARGET names.
+    An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, and may configure nothing. An
+    observer lists, shows and exports them, and may write nowhere. A deployer uses `amqpjobs topology check` and
+    `apply`, and may read no job; `topology prune` takes configure on what it deletes, which no TARGET names.
 
     \b
       amqpjobs topology permissions producer services.email.jobs --no-declare
@@ -78,8 +79,10 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
 
 
 def _needed(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
-    if declares is not None and role in (Role.OPERATOR, Role.DEPLOYER):
-        raise click.UsageError("An operator declares nothing and a deployer everything: leave out --[no-]declare.")
+    if declares is not None and role not in (Role.PRODUCER, Role.WORKER):
+        raise click.UsageError(
+            "An operator or observer declares nothing and a deployer everything: leave out --[no-]declare."
+        )
     return _producer(targets, declares) if role is Role.PRODUCER else _of_apps(role, targets, declares)
 
 
@@ -105,6 +108,8 @@ def _of_app(role: Role, app: App[Any], declares: bool) -> Permissions:
     plan = app.plan()
     if role is Role.OPERATOR:
         return operator_permissions(app.topology, app.queues, [each.name for each in plan.exchanges])
+    if role is Role.OBSERVER:
+        return observer_permissions(app.topology, app.queues)
     if role is Role.DEPLOYER:
         return deployer_permissions(app.topology, plan)
     return worker_permissions(app.topology, app.queues, plan, declares=declares)

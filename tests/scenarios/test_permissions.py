@@ -23,6 +23,7 @@ from amqpjobs.outcome import Dead
 from amqpjobs.permissions import (
     Permissions,
     deployer_permissions,
+    observer_permissions,
     operator_permissions,
     pattern,
     producer_permissions,
@@ -302,6 +303,36 @@ async def test_an_operator_needs_what_is_printed_for_every_command_and_one_less_
     assert "0 requeued of 2 looked at, before this:" in dumb
     assert "perhaps in both places" not in dumb
     assert "Give the user write on that exchange." in dumb
+
+
+async def test_an_observer_sees_all_and_changes_nothing_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+        app = service(bench, node, "", name, declare=True, namespace=NAMESPACE).app
+        await declare_all(app)
+        topology, dead = app.topology, app.topology.dead_queue(name)
+        whole = observer_permissions(topology, app.queues)
+        places = {"service": dead, "--place unroutable": topology.unroutable, "--place parked": topology.parked}
+        users = {f"blind to {place}": without(whole, "read", place) for place in places.values()}
+        await make_users(node, users | {"observer": whole})
+        await bury(bench.broker, topology, name)
+        desk = shell(tmp_path, node, "observer", name)
+
+        printed = await typed(desk, "topology permissions observer service --json")
+        for where, place in places.items():
+            assert "2 of 2" in await typed(desk, f"dead ls {where}")
+            assert "2 exported of 2" in await typed(desk, f"dead export {where} seen.jsonl --force")
+            blind = await typed(shell(tmp_path, node, f"blind to {place}", name), f"dead ls {where}", code=4)
+            assert f"'{place}'" in blind
+        assert "as asked" in await typed(desk, "dead show service dead-1")
+        refused = await typed(desk, "dead requeue service", code=4)
+        await bench.broker.await_count(dead, 2)
+
+    found = json.loads(printed)[0]
+    assert (found["configure"], found["write"], found["read"]) == ("^$", "^$", pattern(whole.read))
+    assert "0 requeued of 2 looked at, before this:" in refused
 
 
 async def every_dead_command_works(desk: Shell, client: Broker, topology: Topology, name: str) -> None:

@@ -10,6 +10,7 @@ from amqpjobs.permissions import (
     declaring,
     deployer_permissions,
     infrastructure,
+    observer_permissions,
     operator_permissions,
     pattern,
     producer_permissions,
@@ -71,6 +72,12 @@ def test_nobody_may_read_dead_letters_or_write_past_the_namespace() -> None:
 
     assert not any(name.startswith("ns.dead.") for name in worker.read)
     assert {name for name in worker.write | worker.read if not name.startswith("ns")} == {"orders"}
+
+
+def test_an_observer_reads_the_places_and_nothing_else() -> None:
+    observer = observer_permissions(TOPOLOGY, QUEUES)
+
+    assert observer == Permissions(read=frozenset({"ns.unroutable.v1", "ns.parked.v1", "ns.dead.shop", "ns.dead.fast"}))
 
 
 def test_an_operator_reads_the_places_and_no_work_and_configures_nothing() -> None:
