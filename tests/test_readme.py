@@ -32,6 +32,7 @@ def environment(url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
     """A newcomer's shell: the commands on PATH, the broker's address, nothing else of ours."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AMQPJOBS_", "EMAIL_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
+    asyncio.run(_clear(url))
     # Wide enough that tables are not folded.
     yield clean | {"PATH": path, "AMQPJOBS_URL": url, "COLUMNS": "200", "AMQPJOBS_LOG_FORMAT": "text"}
     asyncio.run(_sweep(url))
@@ -120,6 +121,13 @@ def _file_name(block: str) -> str:
     found = re.match(r"# (\w+\.py)\n", block)
     assert found, f"A Python block of the README must begin with its file's name:\n{block}"
     return found[1]
+
+
+async def _clear(url: str) -> None:
+    """What other tests have left there would be requeued by a command of the README."""
+    async with plain_client(url) as broker:
+        if await broker.exists("amqpjobs.unroutable.v1"):
+            await broker.purge("amqpjobs.unroutable.v1")
 
 
 async def _sweep(url: str) -> None:

@@ -112,11 +112,16 @@ def _module_of(handler: Handler) -> str:
 
 
 def _contents(holder: object) -> list[tuple[str, object]]:
-    return list(cast("Mapping[str, object]", getattr(holder, "__dict__", {})).items())
+    # Not asked of the object itself: some are made when they are first looked at, and may fail (Django's settings).
+    try:
+        found = object.__getattribute__(holder, "__dict__")
+    except AttributeError:
+        return []
+    return list(cast("Mapping[str, object]", found).items())
 
 
 def _may_hold(value: object) -> bool:
-    return not isinstance(value, ModuleType)
+    return not issubclass(type(value), ModuleType)
 
 
 def _levels() -> dict[str, int]:

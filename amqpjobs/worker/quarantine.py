@@ -21,7 +21,7 @@ from typing import Self
 from amqpjobs.clock import Clock, Deadline
 from amqpjobs.codec import RemoteError, words_of
 from amqpjobs.envelope import Envelope
-from amqpjobs.errors import DefinitionError, ProcessDiedError
+from amqpjobs.errors import ProcessDiedError
 from amqpjobs.events import Events, JobStarted
 from amqpjobs.outcome import Dead, Outcome, Retrying
 from amqpjobs.registry import Handler, Registry
@@ -264,7 +264,7 @@ class Quarantine:
         if self._children is None:
             try:
                 told = quarantine_introduction(self._app, self._registry)
-            except DefinitionError as error:
+            except Exception as error:  # not to be found, or something strange where it was looked for
                 raise self._closed(error) from error
             self._children = Processes(told, settings=self._settings, clock=self._clock)
         return self._children

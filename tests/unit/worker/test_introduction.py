@@ -55,6 +55,22 @@ def test_an_app_is_found_within_what_a_module_holds(monkeypatch: pytest.MonkeyPa
     assert place_of(mine, [__name__]) == "elsewhere:kept.inner"
 
 
+class Lazy:
+    """As a framework's settings are: whoever looks at it makes it, which fails."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError(f"not configured, and {name} was asked for")
+
+
+def test_what_cannot_be_looked_at_does_not_end_the_search_for_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    home, mine = ModuleType("a_framework"), App("there")
+    monkeypatch.setitem(sys.modules, "a_framework", home)
+    monkeypatch.setattr(home, "settings", Lazy(), raising=False)
+    monkeypatch.setattr(home, "kept", SimpleNamespace(inner=mine), raising=False)
+
+    assert place_of(mine, [__name__]) == "a_framework:kept.inner"
+
+
 def test_an_app_that_no_module_has_is_a_definition_error() -> None:
     with pytest.raises(DefinitionError, match="no attribute of any module"):
         place_of(App("lost"), [__name__])
