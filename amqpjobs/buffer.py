@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from typing_extensions import Unpack
 
 from amqpjobs.client import Client
-from amqpjobs.clock import Seconds, in_seconds
+from amqpjobs.clock import Seconds, end_task, in_seconds
 from amqpjobs.errors import EnqueueError
 from amqpjobs.handle import BufferedJob, EnqueueOptions
 from amqpjobs.job import Job
@@ -106,7 +106,8 @@ class Buffer:
         may_raise = False
         try:
             await self._gone(self._timeout)
-            await self._stop()
+            if self._task is not None:
+                await end_task(self._task)
             may_raise = error is None
         finally:
             if self._task is not None:
@@ -140,9 +141,3 @@ class Buffer:
         finally:
             self._tank.backlog.forget(gone)
         return last
-
-    async def _stop(self) -> None:
-        # More than once, as of a link: the library may turn a cancellation into another error.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=1)

@@ -64,6 +64,16 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+async def end_task(task: "asyncio.Task[None]") -> None:
+    """Cancel a task, and return when it is over.
+
+    More than once: the client library turns a cancellation in the midst of an RPC into another error.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+
+
 def in_seconds(span: Seconds) -> float:
     """A span as seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else float(span)

@@ -22,7 +22,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from amqpjobs.amqp.guard import GuardedTransport
-from amqpjobs.clock import is_cancelled
+from amqpjobs.clock import end_task, is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionOpened, ConnectionUnblocked, Events
 from amqpjobs.settings import Settings, host_name, masked
@@ -186,10 +186,8 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         keeper, self._keeper = self._keeper, None
-        # More than once: the library turns a cancellation in the midst of an RPC into another error.
-        while keeper is not None and not keeper.done():
-            keeper.cancel()
-            await asyncio.wait([keeper], timeout=1)
+        if keeper is not None:
+            await end_task(keeper)
         if self._live is not None and not self._live.done():
             self._live.set_exception(self._closed())
         self._live = None

@@ -20,6 +20,7 @@ from amqpjobs.amqp.declare import Declarer, told_of_consuming
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.amqp.watchdog import Watchdog
 from amqpjobs.client import Client
+from amqpjobs.clock import end_task
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError
 from amqpjobs.events import (
@@ -200,9 +201,9 @@ class Worker:
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
             watchdog = Watchdog(self._declarer, app.settings.heartbeat, lambda: self._consumers)
-            stack.push_async_callback(_ended, asyncio.create_task(watchdog.watch()))
+            stack.push_async_callback(end_task, asyncio.create_task(watchdog.watch()))
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
-            stack.push_async_callback(_ended, asyncio.create_task(parked.watch()))
+            stack.push_async_callback(end_task, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()
         kinds = [handler.kind for handler in app.registry.handlers]
         app.events.emit(WorkerStarted([queue.name for queue in self._queues], kinds, self._concurrency))
@@ -331,13 +332,6 @@ class Worker:
             async with self._app.clock.timeout(LAST_WORDS):
                 for consumer in self._consumers:
                     await consumer.cancel()
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    # More than once: the client library turns a cancellation in the midst of an RPC into another error.
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 def _chosen(app: Service, names: Sequence[str] | None) -> list[Queue]:

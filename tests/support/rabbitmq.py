@@ -46,7 +46,29 @@ class NodeError(Exception):
     """A node, or the program that speaks to it, did not do what it was told."""
 
 
-class Node:
+class Entered:
+    """Starts on the way in and closes on the way out, also when the start fails."""
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self.start()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Node(Entered):
     """One RabbitMQ broker of our own, which keeps its ports and its data until it is closed.
 
     `conf` is appended to rabbitmq.conf, `advanced` becomes advanced.config; all else is RabbitMQ's default.
@@ -88,18 +110,6 @@ class Node:
     def configure(self, conf: str) -> None:
         """Append to rabbitmq.conf, before the first start."""
         self._conf = f"{self._conf}\n{conf}"
-
-    def __enter__(self) -> Self:
-        with ExitStack() as undo:
-            undo.callback(self.close)
-            self.start()
-            undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Return when the broker answers AMQP. Does nothing if it is running."""
@@ -240,7 +250,7 @@ class Node:
         return NodeError("\n".join((f"RabbitMQ ({self._server_program}) {what}.", *tails)))
 
 
-class Cluster:
+class Cluster(Entered):
     """Several nodes that are one broker. They find each other by a list of names, and form it when started.
 
     They share one epmd, which belongs to the one that was first, and outlives its stop and kill but not its `close`.
@@ -257,18 +267,6 @@ class Cluster:
     def url(self) -> str:
         """Of all nodes, as the settings take them."""
         return ",".join(node.url for node in self.nodes)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as undo:
-            undo.callback(self.close)
-            self.start()
-            undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Return when all nodes answer and are one cluster."""
