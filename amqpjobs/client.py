@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from typing_extensions import Unpack
 
-from amqpjobs.amqp.connection import Link, Session
+from amqpjobs.amqp.connection import Line, Session
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.clock import Clock, in_seconds
 from amqpjobs.draft import Drafts, seconds_until
@@ -44,7 +44,7 @@ class Client:
         topology: Topology,
         clock: Clock,
         events: Events,
-        link: Link,
+        link: Line,
         publisher: Publisher,
         middlewares: Sequence[EnqueueMiddleware] = (),
     ) -> None:

@@ -37,6 +37,12 @@ LONGEST_RETENTION = 10 * 365 * 86_400
 #: 2³² − 1 ms, 49 days: what every version takes as a consumer timeout.
 LONGEST_CONSUMER_TIMEOUT = (2**32 - 1) // 1000
 
+#: Tokens that wait in a lease, the newest; they tell only that somebody is there.
+LEASE_LENGTH = 100
+#: Bytes a register keeps, and those of a segment, the piece in which it lets go of old ones.
+REGISTER_BYTES = 16 * 1024 * 1024
+REGISTER_SEGMENT = 2 * 1024 * 1024
+
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
 
@@ -160,6 +166,8 @@ class Topology:
         self.due = f"{namespace}.due.v1"
         self.unroutable = f"{namespace}.unroutable.v1"
         self.parked = f"{namespace}.parked.v1"
+        #: Of its own, so that who may enqueue cannot write into leases and registers.
+        self.beats = f"{namespace}.beat.v1"
         #: Declared last: who finds it finds all of `infrastructure`.
         self.marker = ExchangeSpec(name=f"{namespace}.ready.v1", type="fanout")
 
@@ -168,6 +176,12 @@ class Topology:
 
     def dead_queue(self, name: str) -> str:
         return f"{self.jobs}.dead.{name}"
+
+    def beat_lease(self, app: str) -> str:
+        return f"{self.jobs}.beat.lease.v1.{app}"
+
+    def beat_register(self, app: str) -> str:
+        return f"{self.jobs}.beat.register.v1.{app}"
 
     def level(self, number: int) -> str:
         return f"{self.jobs}.delay.v1.{number:02}"
@@ -182,6 +196,12 @@ class Topology:
 
     def to_dead(self, name: str) -> Route:
         return Route(exchange=self.queues, key=self.dead_queue(name))
+
+    def to_beat_lease(self, app: str) -> Route:
+        return Route(exchange=self.beats, key=self.beat_lease(app))
+
+    def to_beat_register(self, app: str) -> Route:
+        return Route(exchange=self.beats, key=self.beat_register(app))
 
     def to_parked(self) -> Route:
         return Route(exchange=self.queues, key=self.parked)
@@ -237,6 +257,15 @@ class Topology:
                 *(binding for each in wanted for binding in self._subscription(each)),
             ],
             stale=[binding for each in stale for binding in self._subscription(each)],
+        )
+
+    def beat(self, app: str) -> Plan:
+        """What the beats of an app share: who leads, and what they remember."""
+        lease, register = self.beat_lease(app), self.beat_register(app)
+        return Plan(
+            exchanges=[ExchangeSpec(name=self.beats, type="direct")],
+            queues=[QueueSpec(name=lease, arguments=_LEASE), QueueSpec(name=register, arguments=_REGISTER)],
+            bindings=[Binding(source=self.beats, destination=name, key=name) for name in (lease, register)],
         )
 
     def _level_queue(self, number: int) -> QueueSpec:
@@ -308,6 +337,13 @@ _QUORUM: Arguments = {
     "x-queue-type": "quorum",
     "x-queue-leader-locator": "balanced",
     "x-delivery-limit": DELIVERY_LIMIT,
+}
+_LEASE: Arguments = {**_QUORUM, "x-single-active-consumer": True, "x-max-length": LEASE_LENGTH}
+#: A stream, because a queue of length one loses its value when somebody peeks while it is replaced.
+_REGISTER: Arguments = {
+    "x-queue-type": "stream",
+    "x-max-length-bytes": REGISTER_BYTES,
+    "x-stream-max-segment-size-bytes": REGISTER_SEGMENT,
 }
 #: All three are needed, or dead-lettering silently becomes at-most-once.
 _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}

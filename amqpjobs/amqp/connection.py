@@ -13,7 +13,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 import aio_pika
 import aiormq
@@ -141,6 +141,41 @@ class Session:
 
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
         self.fail(None if closing.cancelled() else closing.exception())
+
+
+class Line(Protocol):
+    """Where sessions come from, as those see it who publish."""
+
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def blocked(self) -> str: ...
+    @property
+    def last_error(self) -> BaseException | None: ...
+
+    async def session(self) -> Session: ...
+
+
+class OneSession:
+    """A line that is never renewed: what is sent on it goes out on this connection, or not at all."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.last_error: BaseException | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self._session.is_open
+
+    @property
+    def blocked(self) -> str:
+        return self._session.blocked if self.is_up else ""
+
+    async def session(self) -> Session:
+        """Raises BrokerUnavailableError when it has ended."""
+        if not self._session.is_open:
+            raise BrokerUnavailableError("The connection was lost, and nothing may be sent on another one.")
+        return self._session
 
 
 async def _closed(channel: Channel) -> None:

@@ -17,7 +17,7 @@ import aiormq
 import aiormq.exceptions
 from aiormq.channel import Channel
 
-from amqpjobs.amqp.connection import CLIENT_ERRORS, Link, Session
+from amqpjobs.amqp.connection import CLIENT_ERRORS, Line, Session
 from amqpjobs.amqp.table import ExactProperties
 from amqpjobs.clock import is_cancelled
 from amqpjobs.errors import (
@@ -44,7 +44,7 @@ STUCK_AFTER = 1.0
 class Publisher:
     """Publishes on whatever session its link has."""
 
-    def __init__(self, link: Link, *, longest_body: int) -> None:
+    def __init__(self, link: Line, *, longest_body: int) -> None:
         self._link = link
         self._longest_body = longest_body
         self._session: Session | None = None
