@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amqpjobs.app import App
     from amqpjobs.batch import Batch
+    from amqpjobs.beat import Beat
     from amqpjobs.blocking import BlockingClient
     from amqpjobs.blocking_buffer import BlockingBuffer
     from amqpjobs.buffer import Buffer
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "app": ["App"],
     "batch": ["Batch"],
+    "beat": ["Beat"],
     "blocking": ["BlockingClient"],
     "blocking_buffer": ["BlockingBuffer"],
     "buffer": ["Buffer"],
@@ -92,6 +94,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "App",
     "Batch",
     "BatchContext",
+    "Beat",
     "BlockingBuffer",
     "BlockingClient",
     "Buffer",

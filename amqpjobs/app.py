@@ -9,15 +9,18 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from typing_extensions import Unpack
 
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
+from amqpjobs.beat.plan import CATCH_UP, GRACE, Misfire, Scheduled, TickOptions
+from amqpjobs.beat.schedule import Schedule
 from amqpjobs.buffer import Buffer
 from amqpjobs.client import Client
-from amqpjobs.clock import Clock, Seconds, SystemClock
+from amqpjobs.clock import Clock, Seconds, SystemClock, in_seconds
 from amqpjobs.context import JobContext
+from amqpjobs.definitions import together
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
-from amqpjobs.job import Job, JobType, check_name
+from amqpjobs.job import Job, JobType, check_name, options_of
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
 from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
@@ -30,6 +33,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 J = TypeVar("J", bound=Job[Any])
 E = TypeVar("E", bound=Event)
+F = TypeVar("F")
 
 J_co = TypeVar("J_co", bound=Job[Any], covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -123,6 +127,7 @@ class App(Generic[S]):
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
         self.run_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
+        self.schedules: list[Scheduled] = []
         self._lifespan = lifespan
         self._settings = settings
         self._topology: Topology | None = None
@@ -148,7 +153,12 @@ class App(Generic[S]):
         return self.registry.queues(self._queues)
 
     def plan(self) -> Plan:
-        """The app's own part of the topology."""
+        """The app's own part of the topology: its workers', and its beats' if it has schedules."""
+        beats = [self.topology.beat(self.name)] if self.schedules else []
+        return together([self.work_plan(), *beats])
+
+    def work_plan(self) -> Plan:
+        """What its workers need."""
         return self.topology.app(self.queues, self.registry.subscriptions())
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
@@ -211,6 +221,47 @@ class App(Generic[S]):
                 f"with @app.handler({own.__name__})."
             )
         self.registry.add(own, function, options, is_method=True)
+
+    # Schedules
+
+    def schedule(
+        self,
+        schedule: Schedule,
+        *,
+        job: Job[Any],
+        name: str | None = None,
+        misfire: Misfire = "once",
+        limit: int = CATCH_UP,
+        grace: Seconds = GRACE,
+        **options: Unpack[TickOptions],
+    ) -> Callable[[F], F]:
+        """Enqueue `job` at each instant of a schedule, while a beat runs. Usable as a decorator, beside a handler.
+
+        `name` (default: the job's kind) is what the beats remember it by; each job has the id
+        `name@instant`. A tick that is up to `grace` seconds late (30) is published all the same.
+        Of later ones `misfire` says: "once" (default) publishes only the latest of all that are
+        due, "skip" leaves out those that are later than the grace, "all" publishes all that are
+        due, the latest `limit` (100) at most. `options` are those of an enqueue: `queue`,
+        `priority`, `expires`, `headers`, `max_attempts`, `timeout`, `on_unroutable`.
+
+        Raises DefinitionError for what cannot be, and for a second schedule of the same name.
+        """
+        made = Scheduled(
+            name=name or options_of(type(job)).kind,
+            schedule=schedule,
+            job=job,
+            misfire=misfire,
+            limit=limit,
+            grace=in_seconds(grace),
+            options=options,
+        )
+        if any(each.name == made.name for each in self.schedules):
+            raise DefinitionError(
+                f"App {self.name!r} has two schedules called {made.name!r}. Give each a name of its own: "
+                'app.schedule(…, name="…").'
+            )
+        self.schedules.append(made)
+        return _itself
 
     # Seams
 
@@ -299,6 +350,10 @@ class App(Generic[S]):
             self._own = Producer(self, loop)
             await self._own.open()
         return self._own.client
+
+
+def _itself(decorated: F) -> F:
+    return decorated
 
 
 def _distinct(app: str, queues: Iterable[Queue]) -> list[Queue]:

@@ -6,6 +6,7 @@ Events are made only when somebody subscribed to their class, so that they cost 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from amqpjobs.envelope import Envelope
@@ -209,6 +210,90 @@ class SupervisorStopping(Event):
 
     count: int
     why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeatStarted(Event):
+    """A beat is there, and leads when nobody else does. `schedules` is how many the app has."""
+
+    app: str
+    schedules: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeatLeading(Event):
+    """A beat leads. `begun` are the schedules that are new or have changed: nothing of their past is due."""
+
+    app: str
+    schedules: int
+    begun: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BeatDeposed(Event):
+    """A beat leads no longer; `error` is None when it was stopped."""
+
+    app: str
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class TickPublished(Event):
+    """The broker confirmed the job of a tick, `late` seconds after its instant."""
+
+    schedule: str
+    instant: datetime
+    job_id: str
+    late: float
+
+
+@dataclass(frozen=True, slots=True)
+class TickFailed(Event):
+    """A tick could not be published, for the `failures`th time; it is tried again after `pause` seconds."""
+
+    schedule: str
+    instant: datetime
+    job_id: str
+    error: BaseException
+    failures: int
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class TicksSkipped(Event):
+    """A schedule's ticks after `after` and up to `until` were left out, as its misfire policy says."""
+
+    schedule: str
+    after: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFailed(Event):
+    """A schedule could not say when it is due next; it is asked again after `pause` seconds."""
+
+    schedule: str
+    error: BaseException
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClockWentBack(Event):
+    """Schedules had been settled until far in the future, by a wrong clock; they go on from now."""
+
+    schedules: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StateNotKept(Event):
+    """What was published could not be written down; should the beat die now, it is published again.
+
+    It is tried again after `pause` seconds.
+    """
+
+    app: str
+    error: BaseException
+    pause: float
 
 
 E = TypeVar("E", bound=Event)

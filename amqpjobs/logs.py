@@ -12,6 +12,10 @@ from datetime import UTC, datetime
 from amqpjobs.codec import dumps, traceback_of, words_of
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import (
+    BeatDeposed,
+    BeatLeading,
+    BeatStarted,
+    ClockWentBack,
     ConnectionBlocked,
     ConnectionLost,
     ConnectionOpened,
@@ -29,8 +33,12 @@ from amqpjobs.events import (
     ProcessStarted,
     Reloaded,
     Reloading,
+    ScheduleFailed,
     SettleFailed,
+    StateNotKept,
     SupervisorStopping,
+    TickFailed,
+    TicksSkipped,
     TopologyDrifted,
     WorkerStarted,
     WorkerStopped,
@@ -43,6 +51,8 @@ _log = logging.getLogger("amqpjobs")
 #: What a LogRecord has by itself; all else came as a field.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m", "DEBUG": "\x1b[2m"}
+#: Names that one line shows.
+_SHOWN = 20
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -91,6 +101,14 @@ def log_events(events: Events) -> None:
     events.subscribe(Reloading, _reloading)
     events.subscribe(Reloaded, _reloaded)
     events.subscribe(SupervisorStopping, _supervisor_stopping)
+    events.subscribe(BeatStarted, _beat_started)
+    events.subscribe(BeatLeading, _beat_leading)
+    events.subscribe(BeatDeposed, _beat_deposed)
+    events.subscribe(TickFailed, _tick_failed)
+    events.subscribe(TicksSkipped, _ticks_skipped)
+    events.subscribe(ScheduleFailed, _schedule_failed)
+    events.subscribe(ClockWentBack, _clock_went_back)
+    events.subscribe(StateNotKept, _state_not_kept)
 
 
 def printable(text: str) -> str:
@@ -293,6 +311,44 @@ def _reloaded(event: Reloaded) -> None:
 
 def _supervisor_stopping(event: SupervisorStopping) -> None:
     _log.info("stopping the processes", extra={"count": event.count, "why": event.why})
+
+
+def _beat_started(event: BeatStarted) -> None:
+    _log.info("a beat waits for its turn", extra={"app": event.app, "schedules": event.schedules})
+
+
+def _beat_leading(event: BeatLeading) -> None:
+    begun = ",".join(event.begun[:_SHOWN]) + (",…" if len(event.begun) > _SHOWN else "")
+    _log.info("the beat leads", extra={"app": event.app, "schedules": event.schedules, "begun": begun or None})
+
+
+def _beat_deposed(event: BeatDeposed) -> None:
+    _log.info("the beat leads no longer", extra={"app": event.app, "error": _error(event.error)})
+
+
+def _tick_failed(event: TickFailed) -> None:
+    extra = {"schedule": event.schedule, "job_id": event.job_id, "failures": event.failures, "pause": event.pause}
+    _log.warning("a tick could not be published, will try again", extra={**extra, "error": _error(event.error)})
+
+
+def _ticks_skipped(event: TicksSkipped) -> None:
+    extra = {"schedule": event.schedule, "after": event.after.isoformat(), "until": event.until.isoformat()}
+    _log.warning("missed ticks are left out, as the policy says", extra=extra)
+
+
+def _schedule_failed(event: ScheduleFailed) -> None:
+    extra = {"schedule": event.schedule, "pause": event.pause, "error": _error(event.error)}
+    _log.error("a schedule cannot say when it is due", extra=extra, exc_info=event.error)
+
+
+def _clock_went_back(event: ClockWentBack) -> None:
+    names = ",".join(event.schedules[:_SHOWN])
+    _log.warning("the clock went back; schedules go on from now", extra={"count": len(event.schedules), "first": names})
+
+
+def _state_not_kept(event: StateNotKept) -> None:
+    extra = {"app": event.app, "pause": event.pause, "error": _error(event.error)}
+    _log.warning("the state of the beat could not be written, will try again", extra=extra)
 
 
 def _job(envelope: Envelope, **fields: object) -> dict[str, object]:

@@ -25,6 +25,8 @@ class Role(StrEnum):
     PRODUCER = "producer"
     #: Works, and enqueues from its handlers.
     WORKER = "worker"
+    #: Publishes the ticks of schedules.
+    BEAT = "beat"
     #: Looks after dead letters, unroutable and parked jobs; a person, most often.
     OPERATOR = "operator"
     #: Looks at dead letters, unroutable and parked jobs, and changes nothing.
@@ -64,6 +66,17 @@ def worker_permissions(topology: Topology, queues: Sequence[Queue], plan: Plan, 
     working = Permissions(read=frozenset([topology.parked, *(topology.work_queue(queue.name) for queue in queues)]))
     there = deployer_permissions(topology, plan) if declares else _seeing(topology, plan)
     return _enqueueing(topology, sources) | working | there
+
+
+def beat_permissions(topology: Topology, app: str, exchanges: Iterable[str], *, declares: bool) -> Permissions:
+    """To lead the beats of an app, and to enqueue to these exchanges ("" is the namespace's own)."""
+    plan = topology.beat(app)
+    leading = Permissions(
+        write=frozenset([topology.beats]), read=frozenset([topology.beat_lease(app), topology.beat_register(app)])
+    )
+    # It reads its queues and writes to their exchange anyway, and so may see them.
+    there = deployer_permissions(topology, plan) if declares else _seeing(topology, Plan())
+    return _enqueueing(topology, exchanges) | leading | there
 
 
 def operator_permissions(topology: Topology, queues: Iterable[Queue], exchanges: Iterable[str]) -> Permissions:

@@ -101,7 +101,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "worker.supervisor",
         "worker",
     ),
-    "beat": ("beat.schedule", "beat.state", "beat.beat", "beat"),
+    "beat": ("beat.schedule", "beat.plan", "beat.state", "beat.term", "beat.beat", "beat"),
     "workflow": ("workflow.*",),
     "observers": ("logs", "telemetry", "health"),
     "top": ("app", ""),

@@ -15,6 +15,7 @@ from amqpjobs import __version__
 #: Command, the module it lives in, and the line `--help` shows for it.
 COMMANDS = {
     "run": "Work off the jobs of services.",
+    "beat": "Enqueue the jobs of services' schedules.",
     "send": "Enqueue one job.",
     "check": "Import services, verify the broker, and show what would run.",
     "contracts": "What job classes promise on the wire: write it down, and compare it.",

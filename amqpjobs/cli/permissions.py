@@ -17,6 +17,7 @@ from amqpjobs.permissions import (
     NOTHING,
     Permissions,
     Role,
+    beat_permissions,
     deployer_permissions,
     observer_permissions,
     operator_permissions,
@@ -39,7 +40,7 @@ Needed = dict[tuple[str, str], Permissions]
     "--declare/--no-declare",
     "declares",
     default=None,
-    help="A producer or worker with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
+    help="A producer, worker or beat with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the three regexes as JSON.")
 def permissions(role: str, targets: tuple[str, ...], user: str | None, declares: bool | None, as_json: bool) -> None:
@@ -47,7 +48,8 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
 
     A producer enqueues jobs of the TARGETs, which may be contracts. A worker works on their queues, and enqueues
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
-    AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing.
+    AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing. A beat publishes the ticks of
+    their schedules; a worker with --beat needs what both do.
 
     An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, and may configure nothing. An
     observer lists, shows and exports them, and may write nowhere. A deployer uses `amqpjobs topology check` and
@@ -79,7 +81,7 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
 
 
 def _needed(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
-    if declares is not None and role not in (Role.PRODUCER, Role.WORKER):
+    if declares is not None and role not in (Role.PRODUCER, Role.WORKER, Role.BEAT):
         raise click.UsageError(
             "An operator or observer declares nothing and a deployer everything: leave out --[no-]declare."
         )
@@ -106,13 +108,16 @@ def _of_apps(role: Role, targets: Sequence[str], declares: bool | None) -> Neede
 
 def _of_app(role: Role, app: App[Any], declares: bool) -> Permissions:
     plan = app.plan()
+    if role is Role.BEAT:
+        exchanges = {options_of(type(each.job)).exchange for each in app.schedules}
+        return beat_permissions(app.topology, app.name, exchanges, declares=declares)
     if role is Role.OPERATOR:
         return operator_permissions(app.topology, app.queues, [each.name for each in plan.exchanges])
     if role is Role.OBSERVER:
         return observer_permissions(app.topology, app.queues)
     if role is Role.DEPLOYER:
         return deployer_permissions(app.topology, plan)
-    return worker_permissions(app.topology, app.queues, plan, declares=declares)
+    return worker_permissions(app.topology, app.queues, app.work_plan(), declares=declares)
 
 
 def _add(needed: Needed, settings: Settings, more: Permissions) -> None:

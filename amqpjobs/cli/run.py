@@ -5,6 +5,7 @@ import sys
 import click
 from rich_click import RichCommand
 
+from amqpjobs.cli.beat import beats_of
 from amqpjobs.cli.common import IMPORT, TOPOLOGY, UNCLEAN, USAGE, load_apps, run_async
 from amqpjobs.clock import SystemClock
 from amqpjobs.events import Events
@@ -63,6 +64,12 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     help="Stop when the queues are empty and nothing runs here. Delayed jobs and retries that are not due yet, and "
     "what other workers run, do not count.",
 )
+@click.option(
+    "--beat",
+    "has_beat",
+    is_flag=True,
+    help="Also enqueue the jobs of the services' schedules, as `amqpjobs beat` does; of all beats one leads.",
+)
 @click.option("--supervised", type=int, nargs=2, hidden=True)  # the socket to the supervisor, and our number
 def command(
     targets: tuple[str, ...],
@@ -74,6 +81,7 @@ def command(
     max_jobs: int | None,
     max_memory: int | None,
     burst: bool,
+    has_beat: bool,
     supervised: tuple[int, int] | None,
 ) -> int:
     """Work off the jobs of services until SIGTERM or SIGINT (Ctrl-C).
@@ -90,6 +98,7 @@ def command(
       amqpjobs run services.email --queue bulk
       amqpjobs run services.email --processes 4 --max-memory 512M --max-jobs 100000
       amqpjobs run services.email --drain-timeout 300
+      amqpjobs run services.reports --beat
       amqpjobs run services.email --burst            in a cron job or in CI
     """
     settings = load_settings()
@@ -107,7 +116,8 @@ def command(
         Worker(app, concurrency=concurrency, queues=queues or None, strict=strict, grace=drain_timeout) for app in apps
     ]
     limits = Limits(max_jobs or settings.max_jobs, max_memory or settings.max_memory, burst)
-    cut_short = run_async(Shift(workers, apps[0].clock, limits, link).run())
+    beats = beats_of(apps) if has_beat else []
+    cut_short = run_async(Shift(workers, apps[0].clock, limits, link, beside=beats).run())
     return UNCLEAN if cut_short else 0
 
 

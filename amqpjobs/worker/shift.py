@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from amqpjobs.clock import Clock
 from amqpjobs.events import LimitReached
@@ -21,12 +21,20 @@ class Shift:
     """Runs workers side by side until something asks them to stop."""
 
     def __init__(
-        self, workers: Sequence[Worker], clock: Clock, limits: Limits, supervised: Supervised | None = None
+        self,
+        workers: Sequence[Worker],
+        clock: Clock,
+        limits: Limits,
+        supervised: Supervised | None = None,
+        *,
+        beside: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
+        """What stands `beside` the workers is entered after them, and left before them when they have drained."""
         self._workers = workers
         self._clock = clock
         self._ending = Ending(limits, workers, clock, self._reached)
         self._supervised = supervised
+        self._beside = beside
         self._asked = asyncio.Event()
         self._is_alone = asyncio.Event()
         self._is_signalled = False
@@ -88,8 +96,8 @@ class Shift:
         return False
 
     async def _enter_all(self, stack: AsyncExitStack) -> None:
-        for worker in self._workers:
-            await stack.enter_async_context(worker)
+        for each in (*self._workers, *self._beside):
+            await stack.enter_async_context(each)
 
     async def _work(self) -> None:
         if self._supervised is not None:

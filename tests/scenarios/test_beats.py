@@ -1,0 +1,167 @@
+"""Beats die, freeze and stay away, and their ticks run: none is lost, and few are doubled.
+
+A schedule of one second and three beats, each in a process of its own. The worker is in the test's process
+and is left alone, so that what it sees is what beats have published.
+"""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from amqpjobs import Beat, Worker
+from amqpjobs.beat.plan import Misfire
+from amqpjobs.events import BeatLeading, TickPublished
+from tests.conftest import MakeNode
+from tests.scenarios.conftest import BenchOn
+from tests.support.apps import Bench, Ran, Seen, record, watch
+from tests.support.beats import Beats
+from tests.support.broker import PATIENCE, Broker, eventually
+from tests.support.clock import FakeClock
+from tests.support.length import is_full
+from tests.support.ticks import Each, instant_of
+
+KILLS = 150 if is_full() else 5
+FREEZES = 15 if is_full() else 1
+#: Ticks between two faults.
+KILL_EVERY = 2
+#: Seconds without a run that are promised not to be exceeded, and how much more a busy machine may need.
+KILLED_GAP, FROZEN_GAP, MARGIN = 2.0, 7.0, 10.0
+
+
+class Watched:
+    """What the worker ran, and what was done to the beats."""
+
+    def __init__(self, name: str, ran: Seen[Ran]) -> None:
+        self.name = name
+        self.ran = ran
+
+    def instants(self) -> list[datetime]:
+        """Of all ticks that ran, each once, in order."""
+        return sorted({instant_of(each.envelope.job_id) for each in self.ran})
+
+    def doubles(self) -> int:
+        return sum(count - 1 for count in Counter(each.envelope.job_id for each in self.ran).values())
+
+    def gap(self) -> float:
+        """The longest time in which nothing ran."""
+        return max(later.at - earlier.at for earlier, later in pairwise(self.ran))
+
+    async def until_more(self, count: int) -> None:
+        await self.ran.until(len(self.ran) + count, within=2 * PATIENCE)
+
+
+@pytest.fixture
+async def watched(url: str, unique: Callable[[], str], broker: Broker) -> AsyncGenerator[Watched]:
+    bench = Bench(url, unique, broker)
+    app = bench.app()
+    ran = record(app, bench.kind(f"{app.name}.second"))
+    async with Worker(app):
+        yield Watched(app.name, ran)
+    await bench.close()
+    for queue in app.topology.beat(app.name).queues:
+        await broker.delete_queue(queue.name)
+
+
+def assert_no_tick_is_missing(watched: Watched) -> None:
+    steps = {(later - earlier).total_seconds() for earlier, later in pairwise(watched.instants())}
+    assert steps == {1.0}
+
+
+async def test_with_leaders_killed_one_after_the_other_every_tick_runs(
+    watched: Watched, url: str, tmp_path: Path
+) -> None:
+    async with Beats(url, watched.name, tmp_path, 3) as beats:
+        await watched.until_more(3)
+        for _ in range(KILLS):
+            leader = await beats.leader()
+            leader.popen.kill()
+            beats.start()
+            await asyncio.to_thread(leader.popen.wait)
+            await beats.leader()
+            await watched.until_more(KILL_EVERY)
+
+    assert_no_tick_is_missing(watched)
+    assert watched.doubles() <= KILLS
+    assert watched.gap() <= KILLED_GAP + MARGIN
+
+
+async def test_a_frozen_leader_is_followed_and_publishes_nothing_when_it_wakes(
+    watched: Watched, url: str, tmp_path: Path
+) -> None:
+    async with Beats(url, watched.name, tmp_path, 3) as beats:
+        for _ in range(FREEZES):
+            await watched.until_more(3)
+            frozen = await beats.leader()
+            frozen.popen.send_signal(signal.SIGSTOP)
+            await beats.leader(other_than=[frozen])
+            await watched.until_more(3)
+            before = frozen.enqueued
+            frozen.popen.send_signal(signal.SIGCONT)
+            await eventually_deposed(frozen.lines)
+            await watched.until_more(3)
+
+            assert frozen.enqueued == before
+
+    assert_no_tick_is_missing(watched)
+    assert watched.doubles() <= FREEZES
+    assert watched.gap() <= FROZEN_GAP + MARGIN
+
+
+async def eventually_deposed(lines: Callable[[str], list[dict[str, object]]]) -> None:
+    async def is_so() -> bool:
+        return len(lines("the beat leads no longer")) == len(lines("the beat leads"))
+
+    await eventually(is_so, within=2 * PATIENCE)
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+#: What each policy publishes a minute and a half after nobody published any more, with a grace of 2 s.
+MISSED: dict[Misfire, list[int]] = {"skip": [99, 100], "once": [100], "all": [97, 98, 99, 100]}
+
+
+@asynccontextmanager
+async def beating(bench: Bench, name: str, second: float) -> AsyncGenerator[tuple[FakeClock, Seen[TickPublished]]]:
+    """A beat whose clock stands still, of an app that has a schedule of one second for each policy."""
+    app, kind = bench.app(name), bench.kind(f"{name}.tick")
+    for misfire in MISSED:
+        app.schedule(Each(1), job=kind(), name=misfire, misfire=misfire, grace=2, limit=4)
+    clock = FakeClock(START + timedelta(seconds=second))
+    app.clock = clock
+    published, leading = watch(app.events, TickPublished), watch(app.events, BeatLeading)
+    async with Beat(app):
+        await leading.until(1)
+        yield clock, published
+
+
+async def test_missed_ticks_are_for_each_schedules_policy_also_when_the_broker_was_restarted_meanwhile(
+    make_node: MakeNode, bench_on: BenchOn
+) -> None:
+    node = await asyncio.to_thread(make_node)
+    async with bench_on(node) as bench:
+        name = bench.unique()
+        worker = bench.app(name)
+        record(worker, bench.kind(f"{name}.tick"))
+        async with Worker(worker):
+            pass
+        async with beating(bench, name, 0) as (clock, published):
+            for second in range(10):
+                await published.until(3 * (second + 1))
+                await clock.advance(1)
+            await published.until(33)
+    await asyncio.to_thread(node.restart)
+    async with bench_on(node) as bench, beating(bench, name, 100.5) as (clock, published):
+        missed = await published.until(sum(map(len, MISSED.values())))
+        await clock.advance(1)
+        await published.until(len(missed) + len(MISSED))
+        resumed = list(published)
+
+    for misfire, expected in MISSED.items():
+        seconds = [(each.instant - START).total_seconds() for each in resumed if each.schedule == misfire]
+        assert seconds == [*expected, 101], misfire
