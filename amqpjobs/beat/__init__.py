@@ -1,0 +1,1 @@
+"""When jobs are due, and who enqueues them then."""
