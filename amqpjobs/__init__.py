@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amqpjobs.app import App
     from amqpjobs.batch import Batch
-    from amqpjobs.beat import Beat
+    from amqpjobs.beat.beat import Beat
+    from amqpjobs.beat.cron import cron
+    from amqpjobs.beat.every import at, every
+    from amqpjobs.beat.refined import any_of
+    from amqpjobs.beat.schedule import Schedule
     from amqpjobs.blocking import BlockingClient
     from amqpjobs.blocking_buffer import BlockingBuffer
     from amqpjobs.buffer import Buffer
@@ -49,7 +53,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "app": ["App"],
     "batch": ["Batch"],
-    "beat": ["Beat"],
+    "beat.beat": ["Beat"],
+    "beat.cron": ["cron"],
+    "beat.every": ["at", "every"],
+    "beat.refined": ["any_of"],
+    "beat.schedule": ["Schedule"],
     "blocking": ["BlockingClient"],
     "blocking_buffer": ["BlockingBuffer"],
     "buffer": ["Buffer"],
@@ -117,6 +125,11 @@ __all__ = [  # noqa: RUF022  (by topic)
     "fibonacci",
     "fixed",
     "linear",
+    "Schedule",
+    "any_of",
+    "at",
+    "cron",
+    "every",
     "AccessRefusedError",
     "AmqpJobsError",
     "BrokerError",

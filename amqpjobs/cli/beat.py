@@ -7,7 +7,7 @@ import click
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.beat import Beat
+from amqpjobs.beat.beat import Beat
 from amqpjobs.cli.common import load_apps, run_async
 from amqpjobs.logs import log_events, set_up_logging
 from amqpjobs.settings import load_settings
