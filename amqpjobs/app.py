@@ -127,7 +127,7 @@ class App(Generic[S]):
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
         self.run_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
-        self.schedules: list[Scheduled] = []
+        self._scheduled: dict[str, Scheduled] = {}
         self._lifespan = lifespan
         self._settings = settings
         self._topology: Topology | None = None
@@ -151,6 +151,11 @@ class App(Generic[S]):
     def queues(self) -> Sequence[Queue]:
         """All queues this app works on: the declared ones, its own, and those handlers name."""
         return self.registry.queues(self._queues)
+
+    @property
+    def schedules(self) -> Sequence[Scheduled]:
+        """What this app schedules, in the order it was declared."""
+        return list(self._scheduled.values())
 
     def plan(self) -> Plan:
         """The app's own part of the topology: its workers', and its beats' if it has schedules."""
@@ -255,12 +260,12 @@ class App(Generic[S]):
             grace=in_seconds(grace),
             options=options,
         )
-        if any(each.name == made.name for each in self.schedules):
+        if made.name in self._scheduled:
             raise DefinitionError(
                 f"App {self.name!r} has two schedules called {made.name!r}. Give each a name of its own: "
                 'app.schedule(…, name="…").'
             )
-        self.schedules.append(made)
+        self._scheduled[made.name] = made
         return _itself
 
     # Seams

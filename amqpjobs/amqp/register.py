@@ -99,12 +99,9 @@ class Register:
             closing = cast("asyncio.Future[object]", channel.closing)  # pyright: ignore[reportUnknownMemberType]
             await self._consume(channel, start, tail)
             await self._append(_FENCE, b"", tail.fence)
-            ending = asyncio.ensure_future(tail.ended.wait())
-            try:
-                await asyncio.wait([ending, closing], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                ending.cancel()
-        if not tail.ended.is_set():
+            closing.add_done_callback(lambda _: tail.news.set())
+            await tail.news.wait()
+        if not tail.is_whole:
             raise BrokerUnavailableError(f"The register {self._queue!r} was not read to its end: the channel closed.")
         return tail
 
@@ -142,12 +139,14 @@ class _Tail:
     first: int | None = None
     since: int = 0
     count: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Whether the fence came; `news` is set then, and when it will not come any more.
+    is_whole: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, message: DeliveredMessage) -> int:
         """How many messages that makes."""
         self.count += 1
-        if not self.ended.is_set():
+        if not self.is_whole:
             self._sort(message)
         return self.count
 
@@ -163,7 +162,8 @@ class _Tail:
                     self.first, self.since = _whole(headers, _OFFSET), _whole(headers, _SINCE)
             case _:
                 if properties.message_id == self.fence:
-                    self.ended.set()
+                    self.is_whole = True
+                    self.news.set()
 
 
 def _whole(headers: Headers, name: str) -> int:

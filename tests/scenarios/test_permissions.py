@@ -12,16 +12,17 @@ from urllib.parse import quote
 
 import pytest
 
-from amqpjobs import AccessRefusedError, App, EnqueueError, JobContext, UnroutableError, Worker
+from amqpjobs import AccessRefusedError, App, Beat, EnqueueError, JobContext, UnroutableError, Worker
 from amqpjobs.amqp.connection import open_session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.codec import dumps, milliseconds
 from amqpjobs.deadletters import PARKED, UNROUTABLE, DeadLetters, Filter, Place, dead_of
-from amqpjobs.events import JobEnded, SettleFailed
+from amqpjobs.events import BeatDeposed, BeatLeading, ConnectionLost, JobEnded, SettleFailed, TickFailed, TickPublished
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.outcome import Dead
 from amqpjobs.permissions import (
     Permissions,
+    beat_permissions,
     deployer_permissions,
     observer_permissions,
     operator_permissions,
@@ -33,9 +34,10 @@ from amqpjobs.topology import Topology
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control
 from tests.support.apps import NAMESPACE, Bench, Note, Ran, Seen, record, watch
-from tests.support.broker import Broker
+from tests.support.broker import Broker, eventually
 from tests.support.rabbitmq import Node
 from tests.support.terminal import Shell
+from tests.support.ticks import Each
 
 #: A refusal waits for nothing.
 IN_TIME = 15.0
@@ -222,6 +224,73 @@ async def test_a_worker_that_may_not_write_to_the_levels_tells_that_retries_fail
 
         assert level in str(event.error)
         assert "Give the user write on that exchange" in str(event.error)
+
+
+async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str, *, declare: bool = False) -> App[None]:
+            one = service(bench, node, user, name, declare=declare, namespace=NAMESPACE)
+            one.app.schedule(Each(0.2), job=one.kind(), name="tick")
+            return one.app
+
+        topology = as_user("").topology
+        lease, register = topology.beat_lease(name), topology.beat_register(name)
+        whole = beat_permissions(topology, name, [""], declares=False)
+        lost = [("read", lease), ("read", register), ("write", topology.beats), ("write", topology.jobs)]
+        users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
+        first = beat_permissions(topology, name, [""], declares=True)
+        await make_users(node, users | {"beat": whole, "first": first})
+        desk = shell(tmp_path, node, "beat", name)
+
+        printed = await typed(desk, "topology permissions beat service --no-declare --json")
+        await leads(as_user("first", declare=True))  # on a vhost where nothing is there yet
+        await declare_all(as_user(""))
+        published = await leads(as_user("beat"))
+        told = {place: await told_to_a_beat(as_user(f"without {what} on {place}")) for what, place in lost}
+
+    assert [json.loads(printed)[0][what] for what in ("configure", "write", "read")] == [
+        pattern(each) for each in (whole.configure, whole.write, whole.read)
+    ]
+    assert published
+    for place, text in told.items():
+        assert f"'{place}'" in text, text
+
+
+async def leads(app: App[None]) -> Seen[TickPublished]:
+    """Lead, and publish ticks if there is a queue for them."""
+    leading, published = watch(app.events, BeatLeading), watch(app.events, TickPublished)
+    failed = watch(app.events, TickFailed)
+    async with Beat(app):
+        await leading.until(1)
+        if not app.settings.declare:
+            await published.until(2)
+        else:
+            (event, *_) = await failed.until(1)
+            assert isinstance(event.error, UnroutableError)
+    return published
+
+
+async def told_to_a_beat(app: App[None]) -> str:
+    """Why it does not start, does not lead, or does not publish."""
+    deposed, failed, lost = (
+        watch(app.events, BeatDeposed),
+        watch(app.events, TickFailed),
+        watch(app.events, ConnectionLost),
+    )
+
+    async def is_told() -> bool:
+        return bool(len(deposed) or len(failed) or len(lost))
+
+    try:
+        async with asyncio.timeout(2 * IN_TIME), Beat(app):
+            await eventually(is_told)
+    except AccessRefusedError as error:
+        return str(error)
+    return str([*deposed, *failed, *lost])
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from amqpjobs.permissions import (
     Permissions,
+    beat_permissions,
     declaring,
     deployer_permissions,
     infrastructure,
@@ -72,6 +73,27 @@ def test_nobody_may_read_dead_letters_or_write_past_the_namespace() -> None:
 
     assert not any(name.startswith("ns.dead.") for name in worker.read)
     assert {name for name in worker.write | worker.read if not name.startswith("ns")} == {"orders"}
+
+
+def test_a_beat_reads_its_lease_and_its_register_and_no_job() -> None:
+    beat = beat_permissions(TOPOLOGY, "shop", [""], declares=False)
+    producer = producer_permissions(TOPOLOGY, [""], declares=False)
+
+    assert beat.configure == frozenset()
+    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop"}
+    assert beat.write == producer.write | {"ns.beat.v1"}
+
+
+def test_a_producer_may_not_write_into_leases_and_registers() -> None:
+    beat = beat_permissions(TOPOLOGY, "shop", [""], declares=True)
+    producer = producer_permissions(TOPOLOGY, [""], declares=True)
+
+    assert {name for name in producer.write | producer.configure | producer.read if "beat" in name} == set()
+    assert {name for name in beat.configure if "beat" in name} == {
+        "ns.beat.v1",
+        "ns.beat.lease.v1.shop",
+        "ns.beat.register.v1.shop",
+    }
 
 
 def test_an_observer_reads_the_places_and_nothing_else() -> None:
