@@ -20,11 +20,13 @@ from amqpjobs.beat.plan import Misfire
 from amqpjobs.events import BeatLeading, TickPublished
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn
-from tests.support.apps import Bench, Ran, Seen, record, watch
+from tests.support.apps import NAMESPACE, Bench, Ran, Seen, record, watch
 from tests.support.beats import Beats
-from tests.support.broker import PATIENCE, Broker, eventually
+from tests.support.broker import PATIENCE, Broker, eventually, plain_client
 from tests.support.clock import FakeClock
 from tests.support.length import is_full
+from tests.support.shop import Shop
+from tests.support.terminal import Shell
 from tests.support.ticks import Each, instant_of
 
 KILLS = 150 if is_full() else 5
@@ -165,3 +167,56 @@ async def test_missed_ticks_are_for_each_schedules_policy_also_when_the_broker_w
     for misfire, expected in MISSED.items():
         seconds = [(each.instant - START).total_seconds() for each in resumed if each.schedule == misfire]
         assert seconds == [*expected, 101], misfire
+
+
+SERVICE = """
+from datetime import timedelta
+from amqpjobs import App, Job, cron, every
+
+class Sweep(Job[None], kind="{name}.sweep"):
+    pass
+
+app = App("{name}")
+
+@app.schedule(every(timedelta(seconds=1)), job=Sweep(), expires=60)
+@app.schedule(cron("0 9 * * mon-fri", timezone="Europe/Berlin"), job=Sweep(), name="mornings")
+@app.handler(Sweep)
+async def sweep(job: Sweep) -> None: ...
+"""
+
+
+def test_a_worker_with_a_beat_runs_what_it_schedules_and_a_beat_alone_waits_for_its_turn(
+    url: str, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    name = unique()
+    (tmp_path / "sweeper.py").write_text(SERVICE.replace("{name}", name))
+    desk = Shell(tmp_path, AMQPJOBS_URL=url, AMQPJOBS_NAMESPACE=NAMESPACE, AMQPJOBS_LOG_FORMAT="json")
+
+    with desk.type("amqpjobs run sweeper --beat") as worker:
+        assert worker.shows(f'"message":"the beat leads","app":"{name}","schedules":2'), worker.text
+        assert worker.shows(f'"message":"completed","kind":"{name}.sweep","job_id":"{name}.sweep@20'), worker.text
+        with desk.type("amqpjobs beat sweeper") as beat:
+            assert beat.shows('"message":"a beat waits for its turn"'), beat.text
+            worker.signal(signal.SIGTERM)
+            assert worker.end() == 0, worker.text
+            assert beat.shows('"message":"the beat leads"'), beat.text
+            assert beat.shows('"message":"enqueued"'), beat.text
+            beat.signal(signal.SIGINT)
+            assert beat.end() == 0, beat.text
+    asyncio.run(sweep(url, name))
+
+
+def test_a_beat_of_a_service_without_schedules_is_told_how_to_declare_one(shop: Shop) -> None:
+    for command in ("amqpjobs beat shop", "amqpjobs run shop --beat"):
+        code, text = shop.run(command)
+
+        assert code == 2
+        assert "has no schedule" in text
+        assert "@app.schedule(every(60)" in text
+
+
+async def sweep(url: str, name: str) -> None:
+    async with plain_client(url) as broker:
+        queues = ("queue.{}", "dead.{}", "beat.lease.v1.{}", "beat.register.v1.{}")
+        for queue in queues:
+            await broker.delete_queue(f"{NAMESPACE}.{queue.format(name)}")
