@@ -56,7 +56,8 @@ class Beat:
     def __init__(self, app: Beating, *, nap: Seconds = NAP) -> None:
         """After `nap` (seconds or a timedelta; 1 s) at the latest a jump of the clock is noticed.
 
-        With a clock that does not jump, as in a test, it may be as long as one likes.
+        With a clock that does not jump, as in a test, it may be as long as one likes. Raises
+        what an enqueue of a schedule's job would raise before it needs the broker.
         """
         self._app = app
         self._nap = in_seconds(nap)
@@ -68,6 +69,8 @@ class Beat:
         )
         self._link = Link("beat", settings, app.events, self._prepare)
         self._drafts = drafts_of(app)
+        for each in app.schedules:
+            self._drafts.check(each.job, cast("EnqueueOptions", each.options))
         self._term: Term | None = None
         self._stack = AsyncExitStack()
         self._leading: asyncio.Task[None] | None = None

@@ -73,7 +73,7 @@ class State:
 
     def take_up(self, scheduled: Iterable[Scheduled], now: datetime) -> list[str]:
         """Go on with these schedules; the names of those that are new or have changed."""
-        old, self._marks = self._marks, {}
+        old, self._marks = self._marks, dict[str, Mark]()
         begun = list[str]()
         for each in scheduled:
             before, fingerprint = old.pop(each.name, None), fingerprint_of(each)

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from amqpjobs import App, DefinitionError, Job
-from amqpjobs.beat.plan import Due, Misfire, Scheduled, Tick, due, latest
+from amqpjobs import App, Beat, DefinitionError, Job
+from amqpjobs.beat.plan import Due, Misfire, Scheduled, Tick, TickOptions, due, latest
+from amqpjobs.settings import load_settings
 from tests.support.ticks import Each
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -141,3 +142,15 @@ def test_a_schedule_stands_beside_its_handler_and_changes_nothing_of_it() -> Non
     async def report(job: Report) -> None: ...
 
     assert app.schedule(Each(1), job=Report())(report) is report
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"priority": 256}, "priority must be"), ({"expires": -1}, "expires must be"), ({"headers": {"CC": "x"}}, "CC")],
+)
+def test_a_beat_refuses_what_could_never_be_enqueued(options: TickOptions, words: str) -> None:
+    app = App("shop", settings=load_settings(url="amqp://nobody:nothing@localhost:1/"))
+    app.schedule(Each(1), job=Report(), **options)
+
+    with pytest.raises(ValueError, match=words):
+        Beat(app)
