@@ -23,13 +23,13 @@ SILENCE = 3.0
 class Candidate:
     """A connection of its own that wants the lease of an app."""
 
-    def __init__(self, app: App[None], url: str) -> None:
+    def __init__(self, app: App[None], url: str, heartbeat: int) -> None:
         self._app = app
         topology = app.topology
         self.lease = Lease(
             topology.beat_lease(app.name), topology.to_beat_lease(app.name), patience=SILENCE, pulse=0.05
         )
-        settings = app.settings.model_copy(update={"heartbeat": 1, "url": type(app.settings.url)(url)})
+        settings = app.settings.model_copy(update={"heartbeat": heartbeat, "url": type(app.settings.url)(url)})
         self.link = Link("candidate", settings, app.events, self._prepare)
 
     async def won(self) -> Session:
@@ -42,8 +42,8 @@ class Candidate:
 
 
 @asynccontextmanager
-async def candidate(app: App[None], url: str = "") -> AsyncGenerator[Candidate]:
-    one = Candidate(app, url or app.settings.urls[0])
+async def candidate(app: App[None], url: str = "", *, heartbeat: int = 1) -> AsyncGenerator[Candidate]:
+    one = Candidate(app, url or app.settings.urls[0], heartbeat)
     async with one.link:
         try:
             async with asyncio.timeout(PATIENCE):
@@ -126,6 +126,36 @@ async def test_a_holder_that_no_longer_hears_the_broker_gives_up_and_another_tak
             assert not first.lease.is_held
             assert not session.is_open
             proxy.resume()
+
+
+@pytest.mark.parametrize("fault", ["no word comes or goes", "only its tokens do not come back"])
+async def test_a_holder_gives_up_by_itself_long_before_its_heartbeats_tell(app: App[None], fault: str) -> None:
+    async with (
+        FaultyProxy(app.settings.urls[0]).running() as proxy,
+        candidate(app, proxy.url, heartbeat=600) as first,
+    ):
+        session = await first.won()
+        if fault == "only its tokens do not come back":
+            proxy.swallow(Way.FROM_BROKER, "basic.deliver", count=1_000_000)
+        else:
+            proxy.stall(Way.TO_BROKER)
+            proxy.stall(Way.FROM_BROKER)
+        async with asyncio.timeout(PATIENCE):
+            await session.ended()
+
+        assert not first.lease.is_held
+        proxy.cut()
+
+
+async def test_a_holder_whose_broker_takes_no_publications_stays_the_holder(app: App[None]) -> None:
+    async with FaultyProxy(app.settings.urls[0]).running() as proxy, candidate(app, proxy.url) as first:
+        session = await first.won()
+        proxy.forge_blocked()
+        await stays_held(first, looks=int(2 * SILENCE / 0.02))
+        proxy.forge_unblocked()
+        await stays_held(first)
+
+        assert session.is_open
 
 
 async def test_when_its_queue_is_purged_or_deleted_there_is_a_holder_again(app: App[None], broker: Broker) -> None:
