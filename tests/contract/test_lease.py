@@ -165,10 +165,12 @@ async def test_when_its_queue_is_purged_or_deleted_there_is_a_holder_again(app: 
         async def one_holds() -> bool:
             return [first.lease.is_held, second.lease.is_held].count(True) == 1
 
-        await first.won()
+        session = await first.won()
         await broker.purge(queue)
         await stays_held(first)
         await broker.delete_queue(queue)
+        async with asyncio.timeout(PATIENCE):
+            await session.ended()  # with it, the old lease
         await eventually(one_holds)
 
         assert await broker.exists(queue)
