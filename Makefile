@@ -23,7 +23,7 @@ rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu
 	@tests/support/install_rabbitmq.sh
 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
-	$(python) -m pytest -m "not slow"
+	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
 	$(python) -m pytest --full tests/contract/test_delays.py tests/scenarios

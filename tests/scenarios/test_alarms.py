@@ -99,8 +99,9 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
         async with Worker(app):
             await asyncio.gather(*(produce(n) for n in range(100)))
             await until_all_ran(confirmed, lambda: {run.envelope.job_id for run in ran if is_last(run.n, run.attempt)})
+            before = len(ran)
             confirmed.add((await producer.enqueue(kind(n=0, text="wait"))).job_id)
-            await ran.until(len(ran) + 1)
+            await ran.until(before + 1)
             async with memory_alarm(node):
                 await close_while_blocked(bench.app(), kind)
                 gate.set()
