@@ -26,7 +26,7 @@ test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .ven
 	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
-	$(python) -m pytest --full tests/contract/test_delays.py tests/scenarios
+	$(python) -m pytest --full -v -o faulthandler_timeout=1800 tests/contract/test_delays.py tests/scenarios
 
 check: setup ## Formatting, lint and types, as CI sees them
 	$(python) -m ruff format --check
