@@ -10,11 +10,11 @@ from amqpjobs import App, EnqueueError, EnqueueTimeoutError, JobContext, Retry, 
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionUnblocked
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control, until_all_ran
-from tests.scenarios.test_blocking_client import state_of_process
 from tests.support.apps import Bench, Note, record, watch
 from tests.support.broker import PATIENCE, eventually, plain_client
 from tests.support.faults import FaultyProxy
 from tests.support.length import is_full
+from tests.support.process import state_of_process
 from tests.support.rabbitmq import Node
 
 ALARM = 60.0 if is_full() else 5.0
