@@ -2,22 +2,36 @@
 
 python := .venv/bin/python
 installed := .venv/.installed
+demonstrable := .venv/.demonstrable
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rabbitmq test chaos check format clean
+.PHONY: help demo setup rabbitmq test chaos check format clean
 
 help: ## Show this
-	@echo "First time: make setup rabbitmq test. Before pushing: make check test."
+	@echo "To see it work: make demo. First time: make setup rabbitmq test. Before pushing: make check test."
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# What is missing for the demo alone takes a quarter of a minute; who has all the rest has that too.
+demo: $(if $(wildcard $(installed)),$(installed),$(demonstrable)) ## See the main job work, on an embedded broker: three mails and what becomes of them
+	@$(python) -m services.email.demo
 
 setup: $(installed) ## Create .venv and install amqpjobs in it, editable, with everything for its development
 
-# A stamp, so that this is done again only when pyproject.toml changes.
+# Stamps, so that this is done again only when pyproject.toml changes.
 $(installed): pyproject.toml
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amqpjobs needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
-	@test -x $(python) || python3 -m venv .venv
+	$(make_venv)
 	$(python) -m pip install --quiet --editable '.[all,test,check]'
 	@touch $@
+
+$(demonstrable): pyproject.toml
+	$(make_venv)
+	$(python) -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+define make_venv
+@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amqpjobs needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
+@test -x $(python) || python3 -m venv .venv
+endef
 
 rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu: as root)
 	@tests/support/install_rabbitmq.sh

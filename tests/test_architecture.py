@@ -106,9 +106,9 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "observers": ("logs", "telemetry", "health"),
     "top": ("app", ""),
     "contrib": ("contrib", "contrib.django", "contrib.sqlalchemy"),
+    "devbroker": ("devbroker.*",),
     "cli": ("cli.*", "__main__"),
     "web": ("web.*",),
-    "devbroker": ("devbroker.*",),
     "testing": ("testing.*",),
 }
 #: Rooms that do not import each other, whatever their rows.
@@ -127,6 +127,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "croniter": ("beat.schedule",),
     "opentelemetry": ("telemetry",),
     "time": ("clock", "amqp.*"),
+    "watchfiles": ("cli.changes",),
 }
 
 
@@ -380,6 +381,7 @@ PLANTED_VERBS = [
     ("beat.beat", "from croniter import croniter"),
     ("app", "from opentelemetry import trace"),
     ("app", "import time"),
+    ("cli.dev", "import watchfiles"),
     ("app", "from time import monotonic"),
     ("app", "import os\nos.environ['A']"),
     ("app", "import os\nos.getenv('A')"),

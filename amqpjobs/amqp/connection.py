@@ -74,6 +74,11 @@ class Session:
         properties = self._connection.server_properties or {}
         return f"{properties.get('product')!s} {properties.get('version')!s}"
 
+    @property
+    def information(self) -> str:
+        """What it says about itself beside that."""
+        return str((self._connection.server_properties or {}).get("information", ""))
+
     async def unblocked(self) -> None:
         """Wait while the broker takes no publications, but not beyond the session's end."""
         await self._flowing.wait()

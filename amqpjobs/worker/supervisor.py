@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import spawn
 
 from amqpjobs.clock import Clock
@@ -131,7 +131,8 @@ class Supervisor:
 
     The first goes ahead, and the others follow when it consumes: what keeps it from starting is
     told once. `hopeless` are exit codes that end all when the very first process ends with one;
-    `unclean` is the code of one that cut jobs short, and then also ours.
+    `unclean` is the code of one that cut jobs short, and then also ours. `environment` is the
+    processes' own; None: as ours.
     """
 
     def __init__(
@@ -144,8 +145,10 @@ class Supervisor:
         grace: float,
         hopeless: frozenset[int],
         unclean: int,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
+        self._environment = environment
         self._clock = clock
         self._events = events
         self._patience = grace + LAST_WORDS
@@ -235,7 +238,11 @@ class Supervisor:
         try:
             command = self._command(place.number, theirs.fileno())
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                *command,
+                stdin=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=self._environment,
             )
             reader, writer = await asyncio.open_unix_connection(sock=ours)
         except OSError as error:  # no more processes, files or memory
@@ -289,9 +296,10 @@ class Supervisor:
             self.stop("the first process could not start")
 
     async def _rest(self, seconds: float) -> None:
+        """A pause, over at once when all are to stop, or when a reload may have mended what was wrong."""
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(seconds):
-                await self._stop_asked.wait()
+                await _first_of(self._stop_asked, self._reload_asked)
 
     async def _kill_at_last(self) -> None:
         await self._stop_asked.wait()
