@@ -70,9 +70,9 @@ def command(host: str, port: int, profile: str, user: str, password: str | None,
       amqpjobs broker --port 0 --profile 3.10
       amqpjobs broker --host 0.0.0.0 --user dev --password - < password.txt
     """
-    set_up_logging(load_settings())
     listening = Listening(profile=profile, host=host, port=port, user=user, password=_password(user, password))
     _check(listening)
+    set_up_logging(load_settings())
     run_async(_serve(listening, as_json=as_json))
 
 
@@ -126,8 +126,9 @@ async def _serve(listening: Listening, *, as_json: bool) -> None:
             _tell(broker, listening, as_json=as_json)
             await stopping.wait()
     except OSError as error:
+        why = str(error.strerror or error).rpartition(": ")[2]
         raise click.ClickException(
-            f"The broker cannot listen on {listening.host} port {listening.port}: {error.strerror or error}. If "
+            f"The broker cannot listen on {listening.host} port {listening.port}: {why}. If "
             "another broker is there, `amqpjobs` finds it by AMQPJOBS_URL; --port 0 takes any free port."
         ) from None
 

@@ -237,6 +237,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except (DemoError, TimeoutError) as error:
-        sys.exit(f"The demo ended early: {error or f'something took longer than {PATIENCE:g} s.'}")
+        sys.exit(f"The demo ended early: {str(error) or f'something took longer than {PATIENCE:g} s.'}")
     except KeyboardInterrupt:
         sys.exit(130)
