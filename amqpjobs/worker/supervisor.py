@@ -122,6 +122,8 @@ class Place:
         self.number = number
         self.member: Member | None = None
         self.pause = 0.0
+        #: A reload may have mended what was wrong: the pause is over.
+        self.may_be_mended = asyncio.Event()
         #: Who holds it may put a process here.
         self.lock = asyncio.Lock()
 
@@ -200,6 +202,8 @@ class Supervisor:
     def reload(self) -> None:
         """Replace all processes, one by one. Asked for during a reload: once more after it."""
         self._reload_asked.set()
+        for place in self._places:
+            place.may_be_mended.set()
 
     def _hung_up(self) -> None:
         # The same signal says that the terminal was closed, and then nobody could stop us with Ctrl-C.
@@ -223,7 +227,7 @@ class Supervisor:
                 place.member = None
                 if member.is_done:
                     return
-            await self._rest(place.pause)
+            await self._rest(place)
 
     async def _filled(self, place: Place) -> Member | None:
         """The process that is in the place, or a new one; None when none can be started."""
@@ -234,6 +238,7 @@ class Supervisor:
 
     async def _started(self, place: Place) -> Member | None:
         assert self._tasks is not None
+        place.may_be_mended.clear()
         ours, theirs = socket.socketpair()
         try:
             command = self._command(place.number, theirs.fileno())
@@ -295,11 +300,10 @@ class Supervisor:
             self._code = code
             self.stop("the first process could not start")
 
-    async def _rest(self, seconds: float) -> None:
-        """A pause, over at once when all are to stop, or when a reload may have mended what was wrong."""
+    async def _rest(self, place: Place) -> None:
         with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(seconds):
-                await _first_of(self._stop_asked, self._reload_asked)
+            async with self._clock.timeout(place.pause):
+                await _first_of(self._stop_asked, place.may_be_mended)
 
     async def _kill_at_last(self) -> None:
         await self._stop_asked.wait()
