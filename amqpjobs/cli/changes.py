@@ -55,7 +55,8 @@ async def watching(places: Places, changed: Changed, lost: Callable[[str], None]
     Raises NotWatchedError when nothing can be watched here.
     """
     try:
-        from watchfiles import awatch
+        # A word of its type is trio's, which is not installed.
+        from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType]
     except ImportError:
         raise NotWatchedError("watchfiles is not installed. To have it: pip install 'amqpjobs[dev]'") from None
     stop = asyncio.Event()

@@ -1,5 +1,6 @@
 """Which folders are watched."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    monkeypatch.syspath_prepend(elsewhere)
-    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(sys, "path", [str(here), str(elsewhere), *sys.path])
     return here
 
 
