@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-#: Folders of the current folder that are looked at, and then watched.
+#: Folders of the current folder that are watched at most.
 MOST_FOLDERS = 100
 #: Files that settings come from.
 SETTINGS = frozenset((".env", "pyproject.toml"))
@@ -39,7 +39,7 @@ class Places:
 
 def places_of(modules: Iterable[str], here: Path) -> Places:
     """Where the source of these modules and of this folder's packages is. Imports nothing."""
-    trees = {folder for folder in islice(sorted(here.iterdir()), MOST_FOLDERS) if _is_package(folder)}
+    trees = set(islice(filter(_is_package, sorted(here.iterdir())), MOST_FOLDERS))
     folders = {here}
     for module in modules:
         packages, files = _source_of(module.partition(".")[0])
@@ -63,7 +63,9 @@ async def watching(places: Places, changed: Changed, lost: Callable[[str], None]
 
     async def watch(paths: Iterable[Path], *, deep: bool) -> None:
         # What comes within some milliseconds of each other comes as one.
-        async for found in awatch(*paths, watch_filter=_matters, stop_event=stop, recursive=deep):
+        async for found in awatch(
+            *paths, watch_filter=_matters, stop_event=stop, recursive=deep, ignore_permission_denied=True
+        ):
             changed(sorted({Path(path) for _, path in found}))
 
     async def watch_all() -> None:
@@ -90,9 +92,12 @@ def _matters(change: object, path: str) -> bool:
 
 def _is_package(folder: Path) -> bool:
     """Whether Python files are in it, or one folder below, as in `src`."""
-    if folder.name.startswith(".") or folder.name in _IGNORED or not folder.is_dir():
+    if folder.name.startswith(".") or folder.name in _IGNORED:
         return False
-    if (folder / "pyvenv.cfg").exists():
+    try:
+        if not folder.is_dir() or (folder / "pyvenv.cfg").exists():
+            return False
+    except OSError:  # a database's own, say, that only it may read
         return False
     return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
 

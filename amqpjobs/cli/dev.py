@@ -47,6 +47,8 @@ from amqpjobs.worker.supervisor import Supervisor, interpreter
 
 #: Commands that are shown, of each app.
 _MOST_EXAMPLES = 3
+#: Watched folders that are shown.
+_MOST_FOLDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,9 @@ async def _watch(names: Sequence[str], narrator: Narrator, stack: AsyncExitStack
     except NotWatchedError as error:
         out.print(Text.assemble(("Changes are not taken up: ", "yellow"), str(error)))
     else:
-        shown = sorted({str(place) for place in (*places.folders, *places.trees)})
-        out.print(f"Reload  when a file changes in {', '.join(shown)}", markup=False)
+        found = sorted({str(place) for place in (*places.folders, *places.trees)})
+        shown = ", ".join(found[:_MOST_FOLDERS]) + (" and more" if len(found) > _MOST_FOLDERS else "")
+        out.print(f"Reload  when a file changes in {shown}", markup=False)
 
 
 class Commands:
