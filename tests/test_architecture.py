@@ -43,6 +43,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "amqp",
         "amqp.guard",
         "amqp.table",
+        "amqp.waits",
         "amqp.connection",
         "amqp.declare",
         "amqp.publisher",

@@ -22,6 +22,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from amqpjobs.amqp.guard import GuardedTransport
+from amqpjobs.amqp.waits import Waits
 from amqpjobs.clock import end_task, is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionOpened, ConnectionUnblocked, Events
@@ -52,6 +53,8 @@ class Session:
         self._transport = transport
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         _closing(connection).add_done_callback(self._on_closed)
+        #: Around what waits for room on the connection; raises BrokerUnavailableError when it ends.
+        self.waits = Waits()
         #: Set while publications are taken, and when it has ended.
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -104,6 +107,7 @@ class Session:
         if not self._failure.done():
             self._failure.set_result(error)
             self._flowing.set()
+            self.waits.end()
 
     async def ended(self) -> BaseException | None:
         """Wait for its end; what ended it."""
