@@ -241,14 +241,14 @@ class Link:
         failures = 0
         while True:
             url = self._settings.urls[failures % len(self._settings.urls)]
-            error = await self._live_once(url, live)
+            # In no variable of this loop: its traceback holds the whole connection, for as long as the next one lives.
+            self.last_error = await self._live_once(url, live)
             if live.done():  # it had been up, or waiters were told why not
                 failures = 0 if live.exception() is None else failures
                 live = self._renewed(live)
             pause = self._pause(failures)
             failures += 1
-            self.last_error = error
-            self._events.emit(ConnectionLost(self._role, masked(url), error, pause))
+            self._events.emit(ConnectionLost(self._role, masked(url), self.last_error, pause))
             await asyncio.sleep(pause)
 
     async def _live_once(self, url: str, live: "asyncio.Future[Session]") -> BaseException | None:
