@@ -4,8 +4,10 @@ python := .venv/bin/python
 installed := .venv/.installed
 demonstrable := .venv/.demonstrable
 
+MINUTES := 20
+
 .DEFAULT_GOAL := help
-.PHONY: help demo setup rabbitmq test chaos check format clean
+.PHONY: help demo setup rabbitmq test chaos soak check format clean
 
 help: ## Show this
 	@echo "To see it work: make demo. First time: make setup rabbitmq test. Before pushing: make check test."
@@ -41,6 +43,9 @@ test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .ven
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
 	$(python) -m pytest --full -v -o faulthandler_timeout=1800 tests/contract/test_delays.py tests/scenarios
+
+soak: setup rabbitmq ## A worker and producers for 20 minutes with a reconnect every 20 s, and what piles up; make soak MINUTES=60
+	$(python) -m pytest -s --soak $(MINUTES) tests/scenarios/test_soak.py
 
 check: setup ## Formatting, lint and types, as CI sees them
 	$(python) -m ruff format --check
