@@ -19,18 +19,21 @@ FOREVER = float("inf")
 class Entry:
     """A message in one queue, with what that queue knows of it."""
 
-    __slots__ = ("acquired", "expires_at", "failures", "message", "number", "size")
+    __slots__ = ("acquired", "expires_at", "failures", "message", "number")
 
     def __init__(self, number: int, message: Message, expires_at: float = FOREVER) -> None:
         #: Its place in the queue's order of arrival.
         self.number = number
         self.message = message
         self.expires_at = expires_at
-        self.size = message.size
         #: How often it was lent out and came back.
         self.acquired = 0
         #: How often that was a failure, here and where it was before.
         self.failures = message.failures
+
+    @property
+    def size(self) -> int:
+        return self.message.size
 
 
 class Backlog(Protocol):

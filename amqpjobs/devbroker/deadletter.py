@@ -40,7 +40,7 @@ def died(
         exchange=arguments.exchange or "",
         keys=keys,
         hidden=hidden,
-        properties=properties,
+        raw=properties.raw,
         ttl=None,
         deaths=tuple(deaths),
     )

@@ -63,6 +63,11 @@ class Properties:
         return Properties(_FLAGS.pack(flags) + b"".join(wire[number] for number in sorted(wire)))
 
 
+def has(raw: bytes, number: int) -> bool:
+    """Whether properties that were found in order have this one: a look at the flags, and no more."""
+    return raw[number >> 3] & 0x80 >> (number & 7) > 0
+
+
 def short(text: bytes) -> bytes:
     """A short string on the wire."""
     return bytes([len(text)]) + text

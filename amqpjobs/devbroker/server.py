@@ -25,9 +25,9 @@ class Broker:
     An async context manager; inside, `url` leads to it. `profile` is the RabbitMQ version to behave like:
     "3.10", "4.0" (the default) or "4.3". `port` 0, the default, is any free one. There is one vhost, `/`,
     and one user, with every permission: guest, or another that is given. Above `memory_limit` bytes of messages,
-    publishers are not read from. A delivery that is not settled within `consumer_timeout` seconds, 30 minutes by
-    default, ends its channel or, from a quorum queue of 4.3, its consumer; None lets them hold it for ever.
-    Everything is in memory: what is durable survives `restart`, and nothing survives the process.
+    1 GiB by default, publishers are not read from. A delivery that is not settled within `consumer_timeout`
+    seconds, 30 minutes by default, ends its channel or, from a quorum queue of 4.3, its consumer; None lets them
+    hold it for ever. Everything is in memory: what is durable survives `restart`, and nothing survives the process.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Broker:
         user: str = "guest",
         password: str = "guest",
         clock: Clock | None = None,
-        memory_limit: int = 256 * _MIB,
+        memory_limit: int = 1024 * _MIB,
         consumer_timeout: float | None = 1800.0,
     ) -> None:
         self.profile = find_profile(profile) if isinstance(profile, str) else profile

@@ -5,6 +5,7 @@ and its validation is not RabbitMQ's. Methods that come with every message have 
 """
 
 import struct
+from functools import lru_cache
 from typing import cast
 
 from pamqp import commands
@@ -20,6 +21,8 @@ PREFIX = struct.Struct(">BHI")
 #: Bytes of a frame beside its payload.
 OVERHEAD = 8
 INDEX = struct.Struct(">I")
+#: Decoded addresses that are remembered.
+_ADDRESSES = 1024
 _OCTET, _SHORT, _LONG, _LONGLONG = (struct.Struct(f">{code}") for code in "BHIQ")
 _INTEGERS = {"octet": _OCTET, "short": _SHORT, "long": _LONG, "longlong": _LONGLONG}
 
@@ -128,8 +131,9 @@ def refusal(channel: int, number: int, multiple: bool) -> bytes:
     return _FLAGGED_ACK.pack(METHOD, channel, 13, _NACK, number, multiple, 0xCE)
 
 
+@lru_cache(maxsize=_ADDRESSES)
 def read_publish(payload: bytes) -> tuple[str, str, bool, bool]:
-    """Exchange, routing key, mandatory, immediate."""
+    """Exchange, routing key, mandatory, immediate. Most messages go where others went before."""
     try:
         middle = 7 + payload[6]
         end = middle + 1 + payload[middle]

@@ -261,7 +261,7 @@ def test_a_purge_leaves_what_is_lent() -> None:
 
 
 def test_memory_is_held_until_messages_are_settled_and_who_waits_is_told() -> None:
-    rig = Rig(memory=2_000)
+    rig = Rig(memory=1_500)
     queue, calls = rig.queue(), list[str]()
     rig.publish("q", *("x" * 400 for _ in range(3)))
     assert rig.memory.is_short
