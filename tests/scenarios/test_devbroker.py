@@ -238,6 +238,23 @@ async def test_it_stops_any_number_of_times_and_before_it_started() -> None:
         await aiormq.connect(broker.url)
 
 
+def test_it_runs_on_uvloop_too() -> None:
+    async def story() -> None:
+        async with Broker() as broker:
+            async with channel_of(broker.url) as channel:
+                await channel.queue_declare("q", durable=True)
+                for _ in range(50):
+                    await channel.basic_publish(BODY, routing_key="q", properties=Basic.Properties(delivery_mode=2))
+                await broker.restart()
+            async with channel_of(broker.url) as channel:
+                assert await count(channel, "q") == 50
+                got = await held(channel, "q")
+                async with asyncio.timeout(PATIENCE):
+                    assert [(await got.get()).body for _ in range(10)] == [BODY] * 10
+
+    uvloop.run(story())
+
+
 async def held(channel: AbstractChannel, queue: str) -> asyncio.Queue[DeliveredMessage]:
     """What a consumer gets and does not settle."""
     got = asyncio.Queue[DeliveredMessage]()
