@@ -63,9 +63,10 @@ class Broker:
 
     def url_of(self, user: str, password: str, vhost: str = "/") -> str:
         """For another user or vhost."""
-        name = "" if vhost == "/" else quote(vhost, safe="")
+        # A path of `/` is the vhost `/` to some clients, and one without a name to librabbitmq; no path is `/` to all.
+        path = "" if vhost == "/" else f"/{quote(vhost, safe='')}"
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{self._port}/{name}"
+        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{self._port}{path}"
 
     def add_vhost(self, name: str) -> None:
         """Does nothing if there is one of that name. The first user may use it."""
