@@ -7,7 +7,7 @@ demonstrable := .venv/.demonstrable
 MINUTES := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup rabbitmq test chaos soak check format clean
+.PHONY: help demo setup rabbitmq test bench chaos soak check format clean
 
 help: ## Show this
 	@echo "To see it work: make demo. First time: make setup rabbitmq test. Before pushing: make check test."
@@ -35,11 +35,14 @@ define make_venv
 @test -x $(python) || python3 -m venv .venv
 endef
 
-rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu: as root)
+rabbitmq: ## Install RabbitMQ and librabbitmq's tools for the tests, if need be (Debian and Ubuntu: as root)
 	@tests/support/install_rabbitmq.sh
 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
 	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
+
+bench: setup ## How fast the embedded broker is, and how much a million messages weigh
+	$(python) -m benchmarks.embedded_broker
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
 	$(python) -m pytest --full -v -o faulthandler_timeout=1800 tests/contract/test_delays.py tests/scenarios

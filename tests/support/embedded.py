@@ -4,24 +4,48 @@ It ends with the tests: it listens to a pipe that breaks when they do.
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
+
+import psutil
+from typing_extensions import Unpack
 
 from amqpjobs.devbroker import Broker
+
+
+class Options(TypedDict, total=False):
+    """Of `Broker`."""
+
+    memory_limit: int
 
 
 class Embedded:
     """A broker that behaves like one RabbitMQ version, such as `4.0`. A context manager."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, **options: Unpack[Options]) -> None:
         self.version = version
+        self._options = options
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def memory(self) -> int:
+        """Its resident bytes."""
+        assert self._process is not None
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    @property
+    def cpu(self) -> float:
+        """The seconds that it has computed."""
+        assert self._process is not None
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", __name__, self.version]
+        command = [sys.executable, "-m", __name__, self.version, json.dumps(self._options)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().decode().strip()
@@ -37,13 +61,13 @@ class Embedded:
             self._process = None
 
 
-async def serve(version: str) -> None:
+async def serve(version: str, options: Options) -> None:
     """Until whoever started this process closes the pipe."""
-    async with Broker(profile=version) as broker:
+    async with Broker(profile=version, **options) as broker:
         sys.stdout.write(f"{broker.url}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(sys.argv[1], json.loads(sys.argv[2])))
