@@ -133,8 +133,10 @@ async def test_aio_pika_comes_back_with_its_queues_bindings_and_consumers(versio
         async with message.process():
             got.put_nowait(f"{message.consumer_tag}: {message.body.decode()}")
 
-    async with Broker(profile=version) as broker:
-        connection = await aio_pika.connect_robust(broker.url, reconnect_interval=0.1)
+    async with (
+        Broker(profile=version) as broker,
+        await aio_pika.connect_robust(broker.url, reconnect_interval=0.1) as connection,
+    ):
         is_back = asyncio.Event()
         connection.reconnect_callbacks.add(lambda *_: is_back.set())
         channel = await connection.channel()
@@ -152,7 +154,6 @@ async def test_aio_pika_comes_back_with_its_queues_bindings_and_consumers(versio
             for key in ("a.b.c", "b.c"):
                 await exchange.publish(aio_pika.Message(key.encode()), key)
             assert {await got.get(), await got.get()} == {"from mine: a.b.c", "from shared: b.c"}
-        await connection.close()
 
 
 def test_the_command_line_tools_declare_publish_consume_get_and_delete(broker: Embedded) -> None:
