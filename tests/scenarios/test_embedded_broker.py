@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pamqp import commands
+
 from tests.support.broker import PATIENCE
 from tests.support.embedded import Embedded
 from tests.support.length import is_full
@@ -67,28 +69,31 @@ def test_who_publishes_too_much_is_held_up_and_told() -> None:
         channel, others = other.channel(), 0
         empty = broker.memory
 
-        sending = thread.submit(publish, broker.url, 50_000)
-        soon = time.monotonic() + PATIENCE
-        while not notices and time.monotonic() < soon:
-            channel.basic_publish("", "q", BODY)
-            others += 1
-            other.process_data_events(time_limit=0.1)
+        try:
+            sending = thread.submit(publish, broker.url, 50_000)
+            soon = time.monotonic() + PATIENCE
+            while not notices and time.monotonic() < soon:
+                channel.basic_publish("", "q", BODY)
+                others += 1
+                other.process_data_events(time_limit=0.1)
 
-        assert notices == ["blocked"]
-        before, now = -1, watcher.count("q")
-        while now != before:
-            wait([sending], timeout=0.5)
-            before, now = now, watcher.count("q")
-        assert now < 1.5 * LIMIT / WEIGHT  # and not 50,000
-        assert broker.memory - empty < 2 * LIMIT
+            assert notices == ["blocked"]
+            before, now = -1, watcher.count("q")
+            while now != before:
+                wait([sending], timeout=0.5)
+                before, now = now, watcher.count("q")
+            assert now < 1.5 * LIMIT / WEIGHT  # and not 50,000
+            assert broker.memory - empty < 2 * LIMIT
 
-        with Light(broker.url) as consumer:
-            consumer.consume("q", 50_000 + others)
-        sending.result(PATIENCE)
-        soon = time.monotonic() + PATIENCE
-        while len(notices) < 2 and time.monotonic() < soon:
-            other.process_data_events(time_limit=0.1)
-        assert notices == ["blocked", "unblocked"]
+            with Light(broker.url) as consumer:
+                consumer.consume("q", 50_000 + others)
+            sending.result(PATIENCE)
+            soon = time.monotonic() + PATIENCE
+            while len(notices) < 2 and time.monotonic() < soon:
+                other.process_data_events(time_limit=0.1)
+            assert notices == ["blocked", "unblocked"]
+        finally:
+            watcher.call(commands.Queue.Delete(queue="q"))  # a story that fails leaves nobody held up
 
 
 def publish(url: str, count: int) -> None:
