@@ -13,7 +13,7 @@ import asyncio
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
@@ -189,7 +189,7 @@ def play(role: Role, url: str, count: int, start: Barrier, spent: "SimpleQueue[t
 
 
 @contextmanager
-def measured(broker: Embedded, what: str, count: int) -> Iterator[None]:
+def measured(broker: Embedded, what: str, count: int) -> Generator[None]:
     cpu, started = broker.cpu, time.perf_counter()
     yield
     passed, spent = time.perf_counter() - started, broker.cpu - cpu

@@ -127,7 +127,10 @@ async def test_both_at_once_see_each_others_messages(broker: Embedded) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("accident", ["its connection is closed", "the broker is restarted"])
 async def test_aio_pika_comes_back_with_its_queues_bindings_and_consumers(version: str, accident: str) -> None:
-    got = asyncio.Queue[str]()
+    got, is_back = asyncio.Queue[str](), asyncio.Event()
+
+    def come_back(*_: object) -> None:
+        is_back.set()
 
     async def receive(message: AbstractIncomingMessage) -> None:
         async with message.process():
@@ -137,8 +140,7 @@ async def test_aio_pika_comes_back_with_its_queues_bindings_and_consumers(versio
         Broker(profile=version) as broker,
         await aio_pika.connect_robust(broker.url, reconnect_interval=0.1) as connection,
     ):
-        is_back = asyncio.Event()
-        connection.reconnect_callbacks.add(lambda *_: is_back.set())
+        connection.reconnect_callbacks.add(come_back)
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=10)
         exchange = await channel.declare_exchange("news", aio_pika.ExchangeType.TOPIC)
