@@ -32,6 +32,8 @@ class Light:
         self._socket = socket.create_connection((place.hostname or "", place.port or 5672), timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
+        #: Messages, whose numbers are the broker's confirms'.
+        self._published = 0
         self._log_in(unquote(place.username or ""), unquote(place.password or ""), unquote(place.path[1:]) or "/")
 
     def _log_in(self, user: str, password: str, vhost: str) -> None:
@@ -79,14 +81,14 @@ class Light:
                 *([_PREFIX.pack(3, 1, len(body)), body, b"\xce"] if body else []),
             )
         )
-        sent = confirmed = 0
-        while confirmed < count:
-            while sent < count and sent - confirmed < WINDOW:
-                together = min(TOGETHER, count - sent)
+        sent = confirmed = self._published
+        self._published += count
+        while confirmed < self._published:
+            while sent < self._published and sent - confirmed < WINDOW:
+                together = min(TOGETHER, self._published - sent)
                 self._socket.sendall(message * together)
                 sent += together
             confirmed = self._confirmed(confirmed)
-        self.call(commands.Confirm.Select())
 
     def consume(self, queue: str, count: int, *, prefetch: int = 200) -> None:
         """Take and ack so many, each by itself."""
