@@ -173,10 +173,22 @@ class ReturnsBacklog:
         return entry
 
     def heads(self) -> Iterable[Entry]:
+        if self._priorities is Priorities.STRICT:
+            return [row[0] for row in self._lines()]
         return [self.first()] if self._size else []
 
     def take_expired(self, now: float) -> Entry:
-        return self.take()
+        if self._priorities is not Priorities.STRICT:
+            return self.take()
+        row = next(row for row in self._lines() if row[0].expires_at <= now)
+        self._size -= 1
+        entry = row.popleft()
+        self._rows = {priority: row for priority, row in self._rows.items() if row}
+        return entry
+
+    def _lines(self) -> list[deque[Entry]]:
+        """In which messages wait for those before them only."""
+        return [row for row in (self._returned, *self._rows.values()) if row]
 
     def _class(self, entry: Entry) -> int:
         priority = entry.message.priority

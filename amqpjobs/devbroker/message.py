@@ -47,6 +47,8 @@ class Message:
     failures: int = 0
     #: Entries of x-death, the latest first.
     deaths: tuple[Table, ...] = ()
+    #: Bytes of the properties that it was published with.
+    first_size: int = 0
     #: Exchange and key, as they are sent.
     way: bytes = field(init=False)
 
@@ -104,6 +106,7 @@ def published(exchange: str, key: str, raw: bytes, body: bytes) -> Message:
         ttl=ttl,
         priority=properties.octet(PRIORITY),
         hidden=hidden,
+        first_size=len(raw),
     )
 
 

@@ -55,6 +55,9 @@ class Attributes:
 class Queue:
     """A classic queue."""
 
+    #: Milliseconds.
+    _least_ttl = 0
+
     def __init__(self, name: str, host: Host, arguments: QueueArguments, attributes: Attributes) -> None:
         self.name = name
         self.arguments = arguments
@@ -66,7 +69,8 @@ class Queue:
         self._numbers = 0
         #: Bytes of the bodies that wait.
         self.ready_bytes: int = 0
-        self._lent: dict[Entry, None] = {}
+        #: To whom; to nobody's consumer by basic.get.
+        self._lent: dict[Entry, Consumer | None] = {}
         self._has_ttl = arguments.ttl is not None
         self._head_timer: Timer | None = None
         self._unused_timer: Timer | None = None
@@ -116,22 +120,26 @@ class Queue:
         return True
 
     def is_full_for(self, message: Message) -> bool:
-        return self._exceeds(len(self.backlog) + 1, self.ready_bytes + len(message.body))
+        return self._exceeds(len(self.backlog) + 1, self.ready_bytes + self._weight(message))
 
     def _enter(self, entry: Entry) -> None:
         if not self.backlog and (consumer := self.consumers.next_ready()) is not None:
             self._lend(consumer, entry)
             return
         self.backlog.add(entry)
-        self.ready_bytes += len(entry.message.body)
+        self.ready_bytes += self._weight(entry.message)
         self._settle()
+
+    def _weight(self, message: Message) -> int:
+        """What it counts towards x-max-length-bytes."""
+        return len(message.body)
 
     def _expiry_of(self, message: Message) -> float:
         if message.ttl is None and self.arguments.ttl is None:
             return FOREVER
         self._has_ttl = True
         ttls = [ttl for ttl in (message.ttl, self.arguments.ttl) if ttl is not None]
-        return self._host.timers.now() + min(ttls) / 1000
+        return self._host.timers.now() + max(min(ttls), self._least_ttl) / 1000
 
     def _exceeds(self, count: int, size: int) -> bool:
         longest, largest = self.arguments.max_length, self.arguments.max_bytes
@@ -161,15 +169,20 @@ class Queue:
             self._host.memory.free(entry.size)
         else:
             self._lent[entry] = None
+        self._expire_next()
         self._watch_head()
         return entry
+
+    def _expire_next(self) -> None:
+        """After basic.get, before it says how many are left."""
+        self._drop_expired()
 
     def _check_get(self) -> None:
         """Raises `RefusedError` if it gives to consumers only."""
 
     def _take(self) -> Entry:
         entry = self.backlog.take()
-        self.ready_bytes -= len(entry.message.body)
+        self.ready_bytes -= self._weight(entry.message)
         return entry
 
     def _lend(self, consumer: Consumer, entry: Entry) -> None:
@@ -177,7 +190,7 @@ class Queue:
             self._host.memory.free(entry.size)
         else:
             consumer.lent += 1
-            self._lent[entry] = None
+            self._lent[entry] = consumer
         consumer.channel.deliver(consumer, entry)
 
     # -- what was lent -------------------------------------------------------------------------------------
@@ -213,7 +226,7 @@ class Queue:
 
     def _return(self, entry: Entry, why: Return) -> None:
         self.backlog.restore(entry)
-        self.ready_bytes += len(entry.message.body)
+        self.ready_bytes += self._weight(entry.message)
 
     def _forget(self, entry: Entry) -> bool:
         if entry not in self._lent:
@@ -250,7 +263,7 @@ class Queue:
 
     def _take_expired(self, now: float) -> Entry:
         entry = self.backlog.take_expired(now)
-        self.ready_bytes -= len(entry.message.body)
+        self.ready_bytes -= self._weight(entry.message)
         return entry
 
     def _watch_head(self) -> None:
@@ -280,6 +293,11 @@ class Queue:
     def redeclared(self) -> None:
         """Declared again just as it is."""
         self.touch()
+
+    @property
+    def consumer_count(self) -> int:
+        """As a declaration is told it."""
+        return len(self.consumers)
 
     # -- consumers -----------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class QuorumQueue(Queue):
     """A queue of one replica."""
 
     _is_refusing = False
+    #: What should not wait at all is still dropped first, if the queue is too long.
+    _least_ttl = 1
 
     def _new_backlog(self) -> Backlog:
         self._dead: deque[_DeadLetter] = deque()
@@ -71,6 +73,9 @@ class QuorumQueue(Queue):
                 counts[b"x-delivery-count"] = long(entry.failures)
         return entry.message.header_with(counts)
 
+    def _weight(self, message: Message) -> int:
+        return len(message.body) + (message.first_size if self._host.profile.has_heavy_properties else 0)
+
     # -- full ----------------------------------------------------------------------------------------------
 
     def is_full_for(self, message: Message) -> bool:
@@ -84,7 +89,7 @@ class QuorumQueue(Queue):
 
     def _load(self) -> tuple[int, int]:
         kept = [*self._dead, *self._stuck]
-        size: int = sum(len(letter.entry.message.body) for letter in kept)
+        size: int = sum(self._weight(letter.entry.message) for letter in kept)
         return len(self.backlog) + len(kept), self.ready_bytes + size
 
     def _is_low(self) -> bool:
@@ -105,7 +110,7 @@ class QuorumQueue(Queue):
         elif limit is None and why is not Return.LOST:
             # Without a limit it is appended to the log once more, and so to the end of the queue.
             self.backlog.add(entry)
-            self.ready_bytes += len(entry.message.body)
+            self.ready_bytes += self._weight(entry.message)
         else:
             super()._return(entry, why)
 
@@ -143,11 +148,21 @@ class QuorumQueue(Queue):
 
     # -- refused -------------------------------------------------------------------------------------------
 
+    def _expire_next(self) -> None:
+        """It counts first, and expires then."""
+
+    @property
+    def consumer_count(self) -> int:
+        """Who holds a message is a consumer until that is settled, cancelled or not, and each basic.get is another."""
+        holders = [consumer for consumer in self._lent.values() if consumer is not None]
+        known = {(consumer.channel, consumer.tag) for consumer in (*self.consumers, *holders)}
+        return len(known) + len(self._lent) - len(holders)
+
     def _check_get(self) -> None:
         if self.consumers.is_single:
             raise locked(
-                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum "
-                "queues with single active consumer"
+                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by "
+                f"{self._host.profile.quorum_name} queues with single active consumer"
             )
 
     def check_consume(self, *, is_exclusive: bool, is_limited: bool, is_silent: bool, prefetch: int) -> None:
