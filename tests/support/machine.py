@@ -43,7 +43,6 @@ SETTLED = ("ack", "ack", "nack", "reject", "discard", "refuse")
 HOW = (*SETTLED, *SETTLED, "ack all", "nack all", "recover", "cancel", "unknown")
 
 queues, exchanges, slots = st.sampled_from(QUEUES), st.sampled_from(EXCHANGES), st.sampled_from(SLOTS)
-tags = st.sampled_from(("c0", "c1"))
 keys = st.sampled_from(("w0", "w1", "a", "a.b", "a.b.c", ""))
 patterns = st.sampled_from(("w0", "w1", "a", "a.b", "a.*", "#", "*.b.#", ""))
 headers = st.sampled_from(({}, {"x": 1}, {"x": 1, "y": "z"}, {"x": 2, "n": True}, {"n": True}))
@@ -333,7 +332,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         slot=slots,
         queue=queues,
-        tag=tags,
+        again=rarely,
         silent=rarely,
         exclusive=rarely,
         priority=st.sampled_from((None, None, None, 1, -1)),
@@ -344,24 +343,22 @@ class Machine(RuleBasedStateMachine):
         self,
         slot: Slot,
         queue: str,
-        tag: str,
+        again: bool,
         silent: bool,
         exclusive: bool,
         priority: int | None,
         most: int | None,
         is_global: bool,
     ) -> None:
-        if tag in self.desk(slot).consumers:
-            self.cancel(slot, tag)
         if most is not None:
             self.limit(slot, most, is_global)
         desk = self.desk(slot)
         assume(not desk.is_limited or not desk.consumers)
         given = {} if priority is None else {"x-priority": priority}
-        is_new = tag not in desk.consumers
-        if is_new:
+        # Never one that was used before: quorum queues take its new consumer for the old one.
+        tag = next(iter(desk.consumers)) if again and desk.consumers else f"c{next(self.numbers)}"
+        if tag not in desk.consumers:
             desk.consumers[tag] = queue
-            desk.silent.discard(tag)
             if silent:
                 desk.silent.add(tag)
         asked = commands.Basic.Consume(
@@ -369,8 +366,11 @@ class Machine(RuleBasedStateMachine):
         )
         self.ask(slot, asked)
 
-    def cancel(self, slot: Slot, tag: str) -> None:
+    def cancel(self, slot: Slot, which: int) -> None:
+        """One of its consumers, or one that it has not."""
         desk = self.desk(slot)
+        tags = [*desk.consumers, "none"]
+        tag = tags[which % len(tags)]
         self.ask(slot, commands.Basic.Cancel(consumer_tag=tag))
         desk.consumers.pop(tag, None)
 
@@ -393,6 +393,8 @@ class Machine(RuleBasedStateMachine):
             held = [(slot, one) for slot, desk in self.desks.items() for one in desk.held]
             if held and how in SETTLED:
                 self.settle_one(*held[which % len(held)], how, multiple)
+            elif how == "cancel":
+                self.cancel(slot, which)
             elif how not in SETTLED:
                 self.settle_all(slot, how)
 
@@ -410,9 +412,6 @@ class Machine(RuleBasedStateMachine):
 
     def settle_all(self, slot: Slot, how: str) -> None:
         desk = self.desk(slot)
-        if how == "cancel":
-            self.cancel(slot, "c0")
-            return
         if how == "recover":
             desk.held.clear()
             self.ask(slot, Basic.Recover(requeue=True))
