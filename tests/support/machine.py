@@ -40,7 +40,7 @@ SOON, NEVER = 30, 3_600_000
 _SURELY = 0.1
 
 SETTLED = ("ack", "ack", "nack", "reject", "discard", "refuse")
-HOW = (*SETTLED, *SETTLED, "ack all", "nack all", "recover", "cancel", "unknown")
+HOW = (*SETTLED * 4, "ack all", "nack all", "recover", "cancel", "unknown")
 
 queues, exchanges, slots = st.sampled_from(QUEUES), st.sampled_from(EXCHANGES), st.sampled_from(SLOTS)
 keys = st.sampled_from(("w0", "w1", "a", "a.b", "a.b.c", ""))
@@ -50,6 +50,8 @@ matches = st.sampled_from(
     ({}, {"x": 1}, {"x-match": "any", "x": 1, "n": True}, {"x-match": "all", "x": 1, "y": "z"}, {"x-match": "any"})
 )
 kinds = st.sampled_from(("classic", "quorum"))
+#: What is settled, and how: one of those that are held, and with `multiple` if the flag says so.
+wanted = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(HOW), st.booleans()), max_size=2)
 rarely = st.integers(0, 7).map(lambda number: number == 7)
 sometimes = st.booleans()
 
@@ -61,14 +63,14 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.sampled_from(("classic", "classic", "quorum", "quorum", "none")))
     if kind != "none":
         given["x-queue-type"] = kind
-    if (longest := draw(st.sampled_from((None, None, None, 0, 1, 2, 3)))) is not None:
+    if (longest := draw(st.sampled_from((None, None, None, None, 0, 1, 2, 3, 3)))) is not None:
         given["x-max-length"] = longest
     if draw(rarely):
         given["x-max-length-bytes"] = draw(st.sampled_from((0, 3, 8)))
     overflow = draw(st.sampled_from((None, "drop-head", "reject-publish", "reject-publish-dlx")))
     if overflow is not None:
         given["x-overflow"] = overflow
-    ttl = draw(st.sampled_from((None, None, None, None, 0, SOON, NEVER)))
+    ttl = draw(st.sampled_from((None, None, None, None, None, None, 0, SOON, NEVER, NEVER)))
     if ttl is not None:
         given["x-message-ttl"] = ttl
     if draw(rarely):
@@ -86,11 +88,14 @@ properties = st.fixed_dictionaries(
     {"delivery_mode": st.sampled_from((1, 2))},
     optional={
         "priority": st.sampled_from((0, 1, 3, 5, 9)),
-        "expiration": st.sampled_from((str(NEVER), str(NEVER), str(NEVER), "0", str(SOON))),
+        "expiration": st.sampled_from((*[str(NEVER)] * 8, "0", str(SOON))),
         "message_id": st.just("m"),
         "headers": headers,
     },
 )
+
+
+Wish = tuple[int, str, bool]
 
 
 @dataclass(slots=True)
@@ -209,6 +214,8 @@ class Machine(RuleBasedStateMachine):
         self, slot: Slot, exchange: str, key: str, given: Mapping[str, Any], *, mandatory: bool, bodies: int = 1
     ) -> None:
         desk = self.desk(slot)
+        if self.soft and desk.mode == "tx":
+            return  # how many of those in one commit are let in is a race
         for _ in range(bodies):
             body = f"m{next(self.numbers)}".encode()
             self.twins.tell(
@@ -217,7 +224,7 @@ class Machine(RuleBasedStateMachine):
             if desk.mode == "confirm":
                 desk.published += 1
                 self.twins.expect_confirm(slot, desk.published)
-            if self.soft and desk.mode != "tx":
+            if self.soft:
                 self.settle()
         if given.get("expiration") in ("0", str(SOON)):
             self.twins.wait(_SURELY)
@@ -229,7 +236,8 @@ class Machine(RuleBasedStateMachine):
         given=st.lists(arguments(), min_size=6, max_size=6),
         dead=st.lists(st.sampled_from(("default", "default", "direct", "fanout", "none")), min_size=6, max_size=6),
         types=st.permutations(("direct", "fanout", "topic", "headers")),
-        modes=st.lists(st.sampled_from(("confirm", "confirm", "plain", "tx")), min_size=3, max_size=3),
+        modes=st.lists(st.sampled_from(("confirm", "confirm", "plain", "tx")), min_size=2, max_size=2),
+        consumed=st.lists(st.tuples(slots, queues, st.integers(0, 3)), min_size=2, max_size=4),
     )
     def begin(
         self,
@@ -238,9 +246,10 @@ class Machine(RuleBasedStateMachine):
         dead: list[str],
         types: list[str],
         modes: list[str],
+        consumed: list[tuple[Slot, str, int]],
     ) -> None:
         self.layout = layout
-        for slot, mode in zip(SLOTS, modes, strict=True):
+        for slot, mode in zip(SLOTS, ["confirm", *modes], strict=True):
             self.desk(slot, mode)
         slot = SLOTS[0]
         for queue, one, way in zip(QUEUES, given, dead, strict=True):
@@ -249,6 +258,12 @@ class Machine(RuleBasedStateMachine):
             self.ask(slot, commands.Exchange.Declare(exchange=self.name(exchange), exchange_type=kind, durable=True))
         for queue, exchange in zip(WORK, EXCHANGES, strict=False):
             self.ask(slot, commands.Queue.Bind(queue=self.name(queue), exchange=self.name(exchange), routing_key="a"))
+        for queue in QUEUES:
+            self.publish(slot, "", self.name(queue), {"delivery_mode": 2}, mandatory=False, bodies=2)
+            self.settle()
+        for slot, queue, most in consumed:
+            self.ask(slot, Basic.Qos(prefetch_count=most))
+            self.consume_from(slot, queue, f"c{next(self.numbers)}")
 
     def declare(
         self, slot: Slot, queue: str, given: dict[str, Any], way: str, *, line: str | None = None, **flags: bool
@@ -297,6 +312,7 @@ class Machine(RuleBasedStateMachine):
         mandatory=rarely,
         copies=st.one_of(st.none(), st.none(), st.lists(st.sampled_from(WORK), max_size=2)),
         header=st.sampled_from(("CC", "BCC")),
+        wanted=wanted,
     )
     def publish_to_queue(
         self,
@@ -307,11 +323,13 @@ class Machine(RuleBasedStateMachine):
         mandatory: bool,
         copies: list[str] | None,
         header: str,
+        wanted: list[Wish],
     ) -> None:
         if copies is not None and queue in WORK:
             given = {**given, "headers": {header: [self.name(copy) for copy in copies]}}
         self.publish(slot, "", self.name(queue), given, mandatory=mandatory, bodies=bodies)
         self.done("Basic.Publish")
+        self.settle_some(slot, wanted)
 
     @rule(slot=slots, exchange=exchanges, key=keys, given=properties, mandatory=sometimes)
     def publish_to_exchange(
@@ -338,6 +356,7 @@ class Machine(RuleBasedStateMachine):
         priority=st.sampled_from((None, None, None, 1, -1)),
         most=st.sampled_from((None, None, 0, 1, 2, 3)),
         is_global=rarely,
+        wanted=wanted,
     )
     def consume(
         self,
@@ -349,6 +368,7 @@ class Machine(RuleBasedStateMachine):
         priority: int | None,
         most: int | None,
         is_global: bool,
+        wanted: list[Wish],
     ) -> None:
         if most is not None:
             self.limit(slot, most, is_global)
@@ -357,14 +377,16 @@ class Machine(RuleBasedStateMachine):
         given = {} if priority is None else {"x-priority": priority}
         # Never one that was used before: quorum queues take its new consumer for the old one.
         tag = next(iter(desk.consumers)) if again and desk.consumers else f"c{next(self.numbers)}"
+        self.consume_from(slot, queue, tag, no_ack=silent, exclusive=exclusive, arguments=given)
+        self.settle_some(slot, wanted)
+
+    def consume_from(self, slot: Slot, queue: str, tag: str, *, no_ack: bool = False, **options: Any) -> None:
+        desk = self.desk(slot)
         if tag not in desk.consumers:
             desk.consumers[tag] = queue
-            if silent:
+            if no_ack:
                 desk.silent.add(tag)
-        asked = commands.Basic.Consume(
-            queue=self.name(queue), consumer_tag=tag, no_ack=silent, exclusive=exclusive, arguments=given
-        )
-        self.ask(slot, asked)
+        self.ask(slot, Basic.Consume(queue=self.name(queue), consumer_tag=tag, no_ack=no_ack, **options))
 
     def cancel(self, slot: Slot, which: int) -> None:
         """One of its consumers, or one that it has not."""
@@ -380,15 +402,22 @@ class Machine(RuleBasedStateMachine):
         desk.is_limited = is_global
         self.ask(slot, commands.Basic.Qos(prefetch_count=most, global_=is_global))
 
-    @rule(slot=slots, queue=queues, silent=rarely)
-    def get(self, slot: Slot, queue: str, silent: bool) -> None:
-        desk = self.desk(slot)
-        ours, theirs = self.both(slot, commands.Basic.Get(queue=self.name(queue), no_ack=silent))
-        if ours.name == "Basic.GetOk" and not silent:
-            desk.held.append(Held(ours.body, tags_of(ours, theirs)))
+    @rule(slot=slots, queue=queues, silent=rarely, times=st.integers(1, 3), wanted=wanted)
+    def get(self, slot: Slot, queue: str, silent: bool, times: int, wanted: list[Wish]) -> None:
+        for _ in range(times):
+            desk = self.desk(slot)
+            ours, theirs = self.both(slot, commands.Basic.Get(queue=self.name(queue), no_ack=silent))
+            if ours.name != "Basic.GetOk":
+                break
+            if not silent:
+                desk.held.append(Held(ours.body, tags_of(ours, theirs)))
+        self.settle_some(slot, wanted)
 
-    @rule(slot=slots, wanted=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(HOW), sometimes), min_size=1, max_size=3))
-    def settle_some(self, slot: Slot, wanted: list[tuple[int, str, bool]]) -> None:
+    @rule(slot=slots, wanted=wanted, more=wanted)
+    def settle_several(self, slot: Slot, wanted: list[Wish], more: list[Wish]) -> None:
+        self.settle_some(slot, [*wanted, *more])
+
+    def settle_some(self, slot: Slot, wanted: list[Wish]) -> None:
         for which, how, multiple in wanted:
             held = [(slot, one) for slot, desk in self.desks.items() for one in desk.held]
             if held and how in SETTLED:
@@ -444,13 +473,16 @@ class Machine(RuleBasedStateMachine):
         way=st.sampled_from(("default", "direct", "fanout", "none")),
         durable=st.integers(0, 5).map(bool),
         auto_delete=rarely,
+        anew=st.integers(0, 4).map(bool),
     )
     def declare_queue(
-        self, slot: Slot, queue: str, given: dict[str, Any], way: str, durable: bool, auto_delete: bool
+        self, slot: Slot, queue: str, given: dict[str, Any], way: str, durable: bool, auto_delete: bool, anew: bool
     ) -> None:
+        if anew:
+            self.ask(slot, commands.Queue.Delete(queue=self.name(queue)))
         self.declare(slot, queue, given, way, durable=durable, auto_delete=auto_delete)
 
-    @rule(slot=slots, queue=queues, what=st.sampled_from(("look", "purge", "delete", "delete", "delete unused", "delete empty")))
+    @rule(slot=slots, queue=queues, what=st.sampled_from(("look", "look", "purge", "delete", "delete unused", "delete empty")))
     def end_queue(self, slot: Slot, queue: str, what: str) -> None:
         name = self.name(queue)
         match what:
@@ -464,12 +496,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         slot=slots,
-        what=st.sampled_from(("bind", "bind", "unbind", "declare", "look", "delete", "delete unused")),
+        what=st.sampled_from(("bind", "bind", "bind", "unbind", "anew", "anew", "declare", "look", "delete", "delete unused")),
         exchange=exchanges,
         sink=st.sampled_from((*WORK, *EXCHANGES)),
         pattern=patterns,
         filters=matches,
-        kind=st.sampled_from(("direct", "fanout", "topic", "headers", "no-such-type")),
+        kind=st.sampled_from((*("direct", "fanout", "topic", "headers") * 4, "no-such-type")),
         alternate=st.sampled_from((None, None, *EXCHANGES)),
         auto_delete=rarely,
         internal=rarely,
@@ -492,7 +524,9 @@ class Machine(RuleBasedStateMachine):
         match what:
             case "bind" | "unbind":
                 asked = binding(what, name, self.name(sink), pattern, filters)
-            case "declare" | "look":
+            case "declare" | "anew" | "look":
+                if what == "anew":
+                    self.ask(slot, commands.Exchange.Delete(exchange=name))
                 asked = commands.Exchange.Declare(
                     exchange=name,
                     exchange_type=kind,
