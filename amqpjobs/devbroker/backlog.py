@@ -60,7 +60,7 @@ class Backlog(Protocol):
         ...
 
     def heads(self) -> Iterable[Entry]:
-        """Those that may expire: only what stands first in its row does."""
+        """Those that may expire: what stands before them does not, and hides them."""
         ...
 
     def take_expired(self, now: float) -> Entry:
@@ -102,10 +102,10 @@ class PriorityBacklog:
         return self._drop(max(self._rows)) if self._rows else _nothing()
 
     def heads(self) -> Iterable[Entry]:
-        return [row[0] for row in self._rows.values()]
+        return [self.first()] if self._size else []
 
     def take_expired(self, now: float) -> Entry:
-        return self._drop(next(priority for priority, row in self._rows.items() if row[0].expires_at <= now))
+        return self.take()
 
     def _row(self, entry: Entry) -> deque[Entry]:
         priority = min(entry.message.priority or 0, self._highest)

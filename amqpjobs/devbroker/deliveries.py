@@ -259,9 +259,13 @@ class Deliveries:
         for subscription in list(self._subscriptions.values()):
             subscription.queue.dispatch()
 
+    def stop(self) -> None:
+        """Take no more."""
+        self._is_open = False
+
     def close(self, settled: Iterable[Loan]) -> None:
         """Give everything back, what was settled in a transaction too."""
-        self._is_open = False
+        self.stop()
         self._watch_due(FOREVER)
         self._end_replies()
         loans = sorted([*self.ledger.take_all(), *settled], key=lambda loan: loan.tag)

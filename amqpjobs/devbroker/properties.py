@@ -94,7 +94,7 @@ def _places_of(raw: bytes) -> dict[int, tuple[int, int]]:
             start, end = places[HEADERS]
             check_table(raw, start + 4, end)
     except (IndexError, struct.error):
-        raise RefusedError(Code.INTERNAL_ERROR, "malformed content properties") from None
+        raise RefusedError(Code.INTERNAL_ERROR, is_nameless=True) from None
     return places
 
 

@@ -128,7 +128,13 @@ class Queue:
             return
         self.backlog.add(entry)
         self.ready_bytes += self._weight(entry.message)
-        self._settle()
+        self._entered()
+
+    def _entered(self) -> None:
+        """Of a higher priority than those before it, it is first, but nobody looks whether it expires."""
+        if self._drop_surplus() or len(self.backlog) == 1:
+            self._drop_expired()
+            self._watch_head()
 
     def _weight(self, message: Message) -> int:
         """What it counts towards x-max-length-bytes."""
@@ -160,10 +166,12 @@ class Queue:
     def get(self, *, is_silent: bool) -> Entry | None:
         """basic.get: the next message, lent unless it need not be acked."""
         self._check_get()
-        self.touch()
         self._drop_expired()
-        if not self.backlog:
-            return None
+        entry = self._taken(is_silent) if self.backlog else None
+        self.touch()
+        return entry
+
+    def _taken(self, is_silent: bool) -> Entry:
         entry = self._take()
         if is_silent:
             self._host.memory.free(entry.size)
@@ -239,10 +247,16 @@ class Queue:
 
     def _settle(self) -> None:
         self.dispatch()
+        self._drop_surplus()
+        self._watch_head()
+
+    def _drop_surplus(self) -> bool:
+        """Whether there was any."""
+        count = len(self.backlog)
         if self.arguments.overflow == DROP_HEAD:
             while self.backlog and self._exceeds(len(self.backlog), self.ready_bytes):
                 self._bury(self._take(), Reason.MAXLEN)
-        self._watch_head()
+        return len(self.backlog) < count
 
     def _bury(self, entry: Entry, reason: Reason) -> None:
         self._host.memory.free(entry.size)
@@ -286,7 +300,7 @@ class Queue:
         if self._unused_timer is not None:
             self._unused_timer.cancel()
             self._unused_timer = None
-        if self.arguments.expires is not None and not self.consumers:
+        if self.arguments.expires is not None and not self.consumer_count:
             moment = self._host.timers.now() + self.arguments.expires / 1000
             self._unused_timer = self._host.timers.at(moment, lambda: self._host.remove_queue(self))
 
@@ -296,7 +310,7 @@ class Queue:
 
     @property
     def consumer_count(self) -> int:
-        """As a declaration is told it."""
+        """As a declaration is told it; without any, the queue is not in use."""
         return len(self.consumers)
 
     # -- consumers -----------------------------------------------------------------------------------------

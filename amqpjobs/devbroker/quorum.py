@@ -5,6 +5,7 @@ full later than they should be; and they can keep a dead letter until its new qu
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqpjobs.devbroker.backlog import Backlog, Entry, ReturnsBacklog
@@ -148,6 +149,9 @@ class QuorumQueue(Queue):
 
     # -- refused -------------------------------------------------------------------------------------------
 
+    def _entered(self) -> None:
+        self._settle()
+
     def _expire_next(self) -> None:
         """It counts first, and expires then."""
 
@@ -157,6 +161,18 @@ class QuorumQueue(Queue):
         holders = [consumer for consumer in self._lent.values() if consumer is not None]
         known = {(consumer.channel, consumer.tag) for consumer in (*self.consumers, *holders)}
         return len(known) + len(self._lent) - len(holders)
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        super().settle(entries)
+        self.touch()
+
+    def discard(self, entries: Sequence[Entry], why: Return) -> None:
+        super().discard(entries, why)
+        self.touch()
+
+    def give_back(self, entries: Sequence[Entry], why: Return) -> None:
+        super().give_back(entries, why)
+        self.touch()
 
     def _check_get(self) -> None:
         if self.consumers.is_single:

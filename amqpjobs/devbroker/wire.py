@@ -67,9 +67,9 @@ def decode(payload: bytes) -> Frame:
     except KeyError:
         raise RefusedError(Code.COMMAND_INVALID, "unknown method") from None
     except UnicodeDecodeError:
-        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
+        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr", is_nameless=True) from None
     except (IndexError, struct.error):
-        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
+        raise undecodable(payload) from None
     return asked
 
 
@@ -141,9 +141,14 @@ def read_publish(payload: bytes) -> tuple[str, str, bool, bool]:
         key = str(payload[middle + 1 : end], "utf-8", "surrogateescape")
         return str(payload[7:middle], "utf-8"), key, flags & 1 > 0, flags & 2 > 0
     except UnicodeDecodeError:
-        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
+        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr", is_nameless=True) from None
     except IndexError:
-        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
+        raise undecodable(payload) from None
+
+
+def undecodable(payload: bytes) -> RefusedError:
+    """A method whose fields are cut."""
+    return RefusedError(Code.FRAME_ERROR, f"cannot decode <<{','.join(map(str, payload[INDEX.size :]))}>>")
 
 
 def _layout(command: type[Frame]) -> list[tuple[str, str]]:

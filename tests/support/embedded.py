@@ -15,6 +15,9 @@ from typing_extensions import Unpack
 
 from amqpjobs.devbroker import Broker
 
+#: Not imported: it imports this.
+PLANTED = "tests.support.planted"
+
 
 class Options(TypedDict, total=False):
     """Of `Broker`."""
@@ -23,10 +26,14 @@ class Options(TypedDict, total=False):
 
 
 class Embedded:
-    """A broker that behaves like one RabbitMQ version, such as `4.0`. A context manager."""
+    """A broker that behaves like one RabbitMQ version, such as `4.0`. A context manager.
 
-    def __init__(self, version: str, **options: Unpack[Options]) -> None:
+    `fault` is a mistake that it makes; see `tests.support.planted`.
+    """
+
+    def __init__(self, version: str, *, fault: str | None = None, **options: Unpack[Options]) -> None:
         self.version = version
+        self._fault = fault
         self._options = options
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,7 +52,8 @@ class Embedded:
         return float(times.user + times.system)
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", __name__, self.version, json.dumps(self._options)]
+        module, fault = (__name__, []) if self._fault is None else (PLANTED, [self._fault])
+        command = [sys.executable, "-m", module, self.version, json.dumps(self._options), *fault]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().decode().strip()

@@ -36,6 +36,8 @@ LAYOUTS: tuple[Mapping[str, str], ...] = (
 )
 #: Milliseconds: a message with this TTL goes away within the step, one with the other never.
 SOON, NEVER = 30, 3_600_000
+#: Milliseconds after which a queue that nobody uses is deleted: enough for a few operations on a busy machine.
+UNUSED = 600
 #: Seconds until what expires soon has done so, also on a busy machine.
 _SURELY = 0.1
 
@@ -49,7 +51,6 @@ headers = st.sampled_from(({}, {"x": 1}, {"x": 1, "y": "z"}, {"x": 2, "n": True}
 matches = st.sampled_from(
     ({}, {"x": 1}, {"x-match": "any", "x": 1, "n": True}, {"x-match": "all", "x": 1, "y": "z"}, {"x-match": "any"})
 )
-kinds = st.sampled_from(("classic", "quorum"))
 #: What is settled, and how: one of those that are held, and with `multiple` if the flag says so.
 wanted = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(HOW), st.booleans()), max_size=2)
 rarely = st.integers(0, 7).map(lambda number: number == 7)
@@ -269,8 +270,8 @@ class Machine(RuleBasedStateMachine):
         self, slot: Slot, queue: str, given: dict[str, Any], way: str, *, line: str | None = None, **flags: bool
     ) -> None:
         table = dict(given)
-        if is_soft(table) and queue in self.layout.values():
-            del table["x-overflow"]
+        if is_soft(table) and queue in self.layout.values():  # several dead letters may come at once
+            table = {name: value for name, value in table.items() if not name.startswith("x-max-length")}
         if queue in self.layout and way != "none":
             table |= self.grave(slot, queue, way)
         asked = commands.Queue.Declare(
@@ -338,7 +339,11 @@ class Machine(RuleBasedStateMachine):
         self.publish(slot, self.name(exchange), key, given, mandatory=mandatory)
         self.done("Basic.Publish")
 
-    @rule(slot=slots, queue=queues, expirations=st.lists(st.sampled_from((None, NEVER, SOON, SOON)), min_size=2, max_size=4))
+    @rule(
+        slot=slots,
+        queue=queues,
+        expirations=st.lists(st.sampled_from((None, NEVER, SOON, SOON)), min_size=2, max_size=4),
+    )
     def publish_to_expire(self, slot: Slot, queue: str, expirations: list[int | None]) -> None:
         for one in expirations:
             given: dict[str, Any] = {"delivery_mode": 2} | ({} if one is None else {"expiration": str(one)})
@@ -464,6 +469,27 @@ class Machine(RuleBasedStateMachine):
         self.twins.wait(_SURELY)  # something in it may expire soon
         self.ask(slot, commands.Tx.Commit() if commit else commands.Tx.Rollback())
 
+    def expire_queue(self, kind: str, *, held: bool, consumed: bool) -> None:
+        """With messages in it, which are no dead letters. Not by chance: it takes a second."""
+        slot, name = SLOTS[0], self.name("x")
+        given: dict[str, Any] = {"x-queue-type": kind, "x-expires": UNUSED, "x-dead-letter-exchange": ""}
+        self.ask(slot, commands.Queue.Declare(queue=name, durable=True, arguments=given))
+        self.publish(slot, "", name, {"delivery_mode": 2}, mandatory=False, bodies=2)
+        self.settle()
+        if held:
+            self.get(slot, "x", False, 1, [])
+        if consumed:
+            self.consume_from(slot, "x", "c")
+            self.wait_until_unused(kind)
+            self.ask(slot, Basic.Cancel(consumer_tag="c"))
+        self.wait_until_unused(kind)
+        self.ask(slot, commands.Queue.Declare(queue=name, passive=True))
+
+    def wait_until_unused(self, kind: str) -> None:
+        # RabbitMQ looks at a quorum queue every five seconds.
+        self.twins.wait(1.5 * UNUSED / 1000 + (5 if kind == "quorum" else 0))
+        self.settle()
+
     # -- the house -----------------------------------------------------------------------------------------
 
     @rule(
@@ -482,7 +508,11 @@ class Machine(RuleBasedStateMachine):
             self.ask(slot, commands.Queue.Delete(queue=self.name(queue)))
         self.declare(slot, queue, given, way, durable=durable, auto_delete=auto_delete)
 
-    @rule(slot=slots, queue=queues, what=st.sampled_from(("look", "look", "purge", "delete", "delete unused", "delete empty")))
+    @rule(
+        slot=slots,
+        queue=queues,
+        what=st.sampled_from(("look", "look", "purge", "delete", "delete unused", "delete empty")),
+    )
     def end_queue(self, slot: Slot, queue: str, what: str) -> None:
         name = self.name(queue)
         match what:
@@ -496,7 +526,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         slot=slots,
-        what=st.sampled_from(("bind", "bind", "bind", "unbind", "anew", "anew", "declare", "look", "delete", "delete unused")),
+        what=st.sampled_from(
+            ("bind", "bind", "bind", "unbind", "anew", "anew", "declare", "look", "delete", "delete unused")
+        ),
         exchange=exchanges,
         sink=st.sampled_from((*WORK, *EXCHANGES)),
         pattern=patterns,
@@ -570,9 +602,10 @@ def binding(what: str, source: str, sink: str, key: str, given: dict[str, Any]) 
 
 
 def is_soft(given: Mapping[str, Any]) -> bool:
-    """Whether more are let in than its limit, as many as come at once."""
+    """Whether it depends on how fast messages come which of them are let in, or dropped for their number."""
     has_limit = "x-max-length" in given or "x-max-length-bytes" in given
-    return has_limit and given.get("x-queue-type") == "quorum" and given.get("x-overflow") == "reject-publish"
+    is_late = given.get("x-queue-type") == "quorum" and given.get("x-overflow") == "reject-publish"
+    return has_limit and (is_late or given.get("x-message-ttl") in (0, SOON))
 
 
 def settlement(how: str, tag: int, multiple: bool) -> Frame:
