@@ -113,7 +113,7 @@ class Channel:
             raise refused(f"cannot publish to internal {self._vhost.place('exchange', whole.exchange)}")
         message = self._checked(published(whole.exchange, whole.key, whole.properties, whole.body))
         if self._transaction is not None:
-            self._transaction.publish(message, whole.is_mandatory)
+            self._transaction.publish(message, whole.is_mandatory, self._vhost.routed(message))
         else:
             self._enqueue(message, whole.is_mandatory)
 
@@ -127,9 +127,9 @@ class Channel:
             return with_reply_to(message, self.deliveries.reply_address)
         return message
 
-    def _enqueue(self, message: Message, is_mandatory: bool) -> bool:
+    def _enqueue(self, message: Message, is_mandatory: bool, names: tuple[str, ...] | None = None) -> bool:
         """Whether all queues took it."""
-        count, is_taken = self._vhost.publish(message)
+        count, is_taken = self._vhost.publish(message, names)
         if is_mandatory and count == 0:
             self._return(message)
         if self.confirms is not None and self.confirms.add(is_taken):
@@ -232,7 +232,7 @@ class Channel:
             self._ledger.restore(loan for _, loans in settlements for loan in loans)
             self.send(method(commands.Tx.RollbackOk))
             return
-        taken = [self._enqueue(message, is_mandatory) for message, is_mandatory in publications]
+        taken = [self._enqueue(*one) for one in publications]
         for how, loans in settlements:
             self._settle_loans(how, loans)
         if not all(taken):

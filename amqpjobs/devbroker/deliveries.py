@@ -249,9 +249,12 @@ class Deliveries:
         """These count no more towards any prefetch."""
         was_full = self._limit > 0 and self._lent >= self._limit
         for loan in loans:
-            if loan.consumer is not None:
-                loan.consumer.lent -= 1
+            if (consumer := loan.consumer) is not None:
+                is_freed = consumer.lent == consumer.prefetch
+                consumer.lent -= 1
                 self._lent -= 1
+                if is_freed:
+                    loan.queue.consumers.has_room_again(consumer)
         if was_full:
             self._wake()
 

@@ -48,6 +48,7 @@ class QuorumQueue(Queue):
         return Consumers(
             is_single=self.arguments.has_single_active_consumer,
             does_priority_take_over=self._host.profile.does_priority_take_over,
+            loses_turn_when_full=True,
         )
 
     @property
@@ -157,9 +158,12 @@ class QuorumQueue(Queue):
 
     @property
     def consumer_count(self) -> int:
-        """Who holds a message is a consumer until that is settled, cancelled or not, and each basic.get is another."""
+        """Who holds a message is one until that is settled, cancelled or not; each basic.get is another.
+
+        Who waits to be the single active one is none.
+        """
         holders = [consumer for consumer in self._lent.values() if consumer is not None]
-        known = {(consumer.channel, consumer.tag) for consumer in (*self.consumers, *holders)}
+        known = {(consumer.channel, consumer.tag) for consumer in (*self.consumers.served(), *holders)}
         return len(known) + len(self._lent) - len(holders)
 
     def settle(self, entries: Sequence[Entry]) -> None:

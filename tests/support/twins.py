@@ -197,7 +197,7 @@ class Twins:
 
     def settle(self) -> News:
         """Wait until both are quiet and alike; what the channels were told since the last time."""
-        deadline = time.monotonic() + self._patience
+        deadline = max(time.monotonic(), self.not_before) + self._patience
         while True:
             ours, theirs = (side.look(self.slots, self.queues) for side in self.sides)
             now = time.monotonic()
@@ -205,7 +205,7 @@ class Twins:
                 return ours
             if now > deadline:
                 if ours == theirs:
-                    raise self._difference("something does not expire in either", ours.counts, self.fleeting)
+                    raise self._difference("nothing, but it does not end: is something never expiring?", ours, theirs)
                 raise self._first_difference(ours, theirs)
             self.sides[0].observer.listen(_PAUSE)
 
@@ -245,6 +245,12 @@ class Twins:
     def _difference(self, what: str, *said: object) -> DifferenceError:
         words = [f"{self.sides[number % 2].name}: {one}" for number, one in enumerate(said)]
         return DifferenceError("\n".join([f"They differ in {what}.", *words]))
+
+    def leave(self) -> None:
+        """For good."""
+        self.hang_up()
+        for side in self.sides:
+            side.observer.hang_up()
 
     def hang_up(self) -> None:
         for side in self.sides:
