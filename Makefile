@@ -7,7 +7,7 @@ demonstrable := .venv/.demonstrable
 MINUTES := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup rabbitmq test bench chaos soak check format clean
+.PHONY: help demo setup rabbitmq test bench chaos soak twins check format clean
 
 help: ## Show this
 	@echo "To see it work: make demo. First time: make setup rabbitmq test. Before pushing: make check test."
@@ -49,6 +49,9 @@ chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ 
 
 soak: setup rabbitmq ## A worker and producers for 20 minutes with a reconnect every 20 s, and what piles up; make soak MINUTES=60
 	$(python) -m pytest -s --soak $(MINUTES) tests/scenarios/test_soak.py
+
+twins: setup rabbitmq ## The embedded broker against the RabbitMQ that comes first on PATH, at length, new every time
+	$(python) -m pytest --full -o faulthandler_timeout=1800 tests/scenarios/test_embedded_equals_rabbitmq.py tests/scenarios/test_devbroker_fuzz.py
 
 check: setup ## Formatting, lint and types, as CI sees them
 	$(python) -m ruff format --check

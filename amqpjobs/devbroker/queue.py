@@ -223,6 +223,11 @@ class Queue:
                 del self._lent[entry]
                 self._count(entry, why)
                 self._return(entry, why)
+        self._returned()
+
+    def _returned(self) -> None:
+        """What is too many goes before anything is delivered, also when it just came back."""
+        self._drop_surplus()
         self._settle()
 
     def _count(self, entry: Entry, why: Return) -> None:

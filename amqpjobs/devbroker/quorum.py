@@ -153,6 +153,9 @@ class QuorumQueue(Queue):
     def _entered(self) -> None:
         self._settle()
 
+    def _returned(self) -> None:
+        self._settle()
+
     def _expire_next(self) -> None:
         """It counts first, and expires then."""
 

@@ -43,7 +43,7 @@ async def reason(url: str, data: bytes) -> tuple[int, str]:
     if answer.endswith(GREETING):  # its answer to another protocol
         answer = answer.removesuffix(GREETING)
     ends = [said for said in methods(answer) if isinstance(said, commands.Connection.Close)]
-    return (ends[0].reply_code, ends[0].reply_text) if ends else (0, "")
+    return (ends[0].reply_code or 0, ends[0].reply_text) if ends else (0, "")
 
 
 def methods(answer: bytes) -> list[object]:

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from pamqp import commands
 from pamqp.base import Frame
@@ -24,6 +25,8 @@ from tests.support.line import Line, Said
 Slot = tuple[str, int]
 #: What RabbitMQ and the embedded broker said.
 Both = tuple[Said, Said]
+#: Messages and consumers of a queue, or why they are not known.
+Count = tuple[int, int] | str
 _MADE_UP = re.compile(r"(amq\.(?:gen|ctag)-)[\w-]{22}")
 #: Seconds between two looks, while the brokers are not quiet.
 _PAUSE = 0.003
@@ -51,7 +54,7 @@ class News:
 
     channels: dict[Slot, ChannelNews]
     ends: dict[str, Said]
-    counts: dict[str, object]
+    counts: dict[str, Count]
 
 
 @dataclass(slots=True)
@@ -83,8 +86,8 @@ class Side:
         for line, number in alive:
             self.lines[line].answer(number)
         counts = self._counts(list(queues))
-        for line in self.lines.values():
-            line.listen(0)
+        for each in self.lines.values():
+            each.listen(0)
         channels = {slot: self._channel(slot) for slot in slots}
         return News(channels, {name: line.ends[0] for name, line in self.lines.items() if 0 in line.ends}, counts)
 
@@ -92,8 +95,8 @@ class Side:
         it = self.lines[line]
         return not it.is_lost and 0 not in it.ends and number not in it.ends
 
-    def _counts(self, queues: list[str]) -> dict[str, object]:
-        counts = dict[str, object]()
+    def _counts(self, queues: list[str]) -> dict[str, Count]:
+        counts = dict[str, Count]()
         while queues:
             for name in queues:
                 self.observer.send(1, commands.Queue.Declare(queue=name, passive=True))
@@ -271,8 +274,8 @@ def _masked(value: object) -> object:
         return _MADE_UP.sub(r"\1*", value)
     if isinstance(value, bytes):
         return _MADE_UP.sub(r"\1*", value.decode("latin-1")).encode("latin-1") if b"amq." in value else value
-    return tuple(_masked(one) for one in value) if isinstance(value, tuple) else value
+    return tuple(map(_masked, cast("tuple[object, ...]", value))) if isinstance(value, tuple) else value
 
 
-def _ready(count: object) -> int:
+def _ready(count: tuple[int, int] | str | None) -> int:
     return count[0] if isinstance(count, tuple) else 0
