@@ -27,6 +27,9 @@ WORK, DEAD = ("w0", "w1", "w2"), ("d0", "d1", "d2")
 QUEUES = (*WORK, *DEAD)
 EXCHANGES = ("e0", "e1", "e2", "e3")
 SLOTS: tuple[Slot, ...] = (("a", 1), ("a", 2), ("b", 1))
+#: Its connection has no other channel. What may end a connection is said here: of two channels that end together,
+#: RabbitMQ may deliver what the one gives back to the other, and count that.
+ALONE = SLOTS[2]
 #: Which queue's dead letters go where.
 LAYOUTS: tuple[Mapping[str, str], ...] = (
     {"w0": "d0", "w1": "d1", "w2": "d2"},
@@ -121,6 +124,10 @@ class Desk:
     silent: set[str] = field(default_factory=set[str])
     is_limited: bool = False
     published: int = 0
+
+    def has_rivals(self) -> bool:
+        """Whether two of its consumers share a queue: what comes back at once goes to either, as it happens."""
+        return len(set(self.consumers.values())) < len(self.consumers)
 
 
 class Machine(RuleBasedStateMachine):
@@ -375,6 +382,8 @@ class Machine(RuleBasedStateMachine):
         is_global: bool,
         wanted: list[Wish],
     ) -> None:
+        if is_global or again:
+            slot = ALONE
         if most is not None:
             self.limit(slot, most, is_global)
         desk = self.desk(slot)
@@ -435,6 +444,8 @@ class Machine(RuleBasedStateMachine):
     def settle_one(self, slot: Slot, one: Held, how: str, multiple: bool) -> None:
         desk = self.desks[slot]
         meant = [[other for other in desk.held if other.tags[side] <= one.tags[side]] for side in (0, 1)]
+        if how == "nack" and desk.has_rivals():
+            multiple = False
         # Two queues may have raced for the numbers.
         multiple = multiple and how in ("ack", "nack", "discard") and meant[0] == meant[1]
         settled = meant[0] if multiple else [one]
@@ -446,6 +457,8 @@ class Machine(RuleBasedStateMachine):
 
     def settle_all(self, slot: Slot, how: str) -> None:
         desk = self.desk(slot)
+        if how in ("recover", "nack all") and desk.has_rivals():
+            return
         if how == "recover":
             desk.held.clear()
             self.ask(slot, Basic.Recover(requeue=True))
@@ -515,6 +528,8 @@ class Machine(RuleBasedStateMachine):
     )
     def end_queue(self, slot: Slot, queue: str, what: str) -> None:
         name = self.name(queue)
+        if what.startswith("delete "):
+            slot = ALONE
         match what:
             case "look":
                 asked: Frame = commands.Queue.Declare(queue=name, passive=True)
@@ -552,6 +567,8 @@ class Machine(RuleBasedStateMachine):
         internal: bool,
     ) -> None:
         name = self.name(exchange)
+        if kind == "no-such-type":
+            slot = ALONE
         given: dict[str, Any] = {} if alternate is None else {"alternate-exchange": self.name(alternate)}
         match what:
             case "bind" | "unbind":
@@ -585,6 +602,7 @@ class Machine(RuleBasedStateMachine):
             self.twins.ask(slot, commands.Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0))
             self.drop(slot)
         else:
+            slot = ALONE
             self.twins.close(slot[0], politely=how == "connection")
             self.redial(slot[0])
         self.done(f"an end ({how})")
