@@ -67,7 +67,6 @@ def run(machine: type[Machine], examples: int, *phases: Phase) -> None:
     )
 
 
-@pytest.mark.slow
 def test_random_operations_have_the_same_answers_and_deliveries(
     url: str, version: str, unique: Callable[[], str], pytestconfig: pytest.Config
 ) -> None:
@@ -83,7 +82,6 @@ def summary(made: Counter[str], version: str) -> str:
     return "\n".join([*lines, *(f"{number:8} {what}" for what, number in made.most_common())])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_used", [False, True])
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_queue_that_nobody_uses_expires_alike(
@@ -97,7 +95,6 @@ def test_a_queue_that_nobody_uses_expires_alike(
             one.teardown()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_mistake_is_found(url: str, version: str, unique: Callable[[], str], fault: str) -> None:
     with (
