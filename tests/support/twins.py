@@ -74,6 +74,8 @@ class Side:
         self.observer.reopen(1)
 
     def dial(self, line: str) -> None:
+        if (old := self.lines.get(line)) is not None:
+            old.hang_up()
         self.lines[line] = Line(self.url, within=self.within)
 
     # -- looking -------------------------------------------------------------------------------------------
