@@ -109,8 +109,8 @@ class QuorumQueue(Queue):
         count = entry.acquired if self._host.profile.does_nack_count else entry.failures
         if limit is not None and count > limit:
             self._bury(entry, Reason.DELIVERY_LIMIT)
-        elif limit is None and why is not Return.LOST:
-            # Without a limit it is appended to the log once more, and so to the end of the queue.
+        elif limit is None and why is not Return.LOST and self._host.profile.does_nack_count:
+            # Until 4.0, without a limit it is appended to the log once more, and so to the end of the queue.
             self.backlog.add(entry)
             self.ready_bytes += self._weight(entry.message)
         else:

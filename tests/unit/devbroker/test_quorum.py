@@ -284,3 +284,15 @@ def test_4_3_weighs_properties_too(version: str, fits: bool) -> None:
     rig.publish("q", "ab")  # with three bytes of properties
 
     assert rig.bodies() == (["ab"] if fits else [])
+
+
+def test_4_3_gives_what_came_back_first_also_without_a_limit() -> None:
+    rig = Rig("4.3")
+    queue = rig.quorum(x_delivery_limit=-1)
+    rig.publish("q", "a", "b")
+    got = queue.get(is_silent=False)
+    assert got is not None
+
+    queue.give_back([got], Return.REJECTED)
+
+    assert rig.bodies() == ["a", "b"]
