@@ -2,31 +2,56 @@
 
 python := .venv/bin/python
 installed := .venv/.installed
+demonstrable := .venv/.demonstrable
+
+MINUTES := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rabbitmq test chaos check format clean
+.PHONY: help demo setup rabbitmq test bench chaos soak twins check format clean
 
 help: ## Show this
-	@echo "First time: make setup rabbitmq test. Before pushing: make check test."
+	@echo "To see it work: make demo. First time: make setup rabbitmq test. Before pushing: make check test."
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# What it needs is installed in a fraction of the time that all takes; who has all has that too.
+demo: $(if $(wildcard $(installed)),$(installed),$(demonstrable)) ## See the main job work, on an embedded broker: three mails and what becomes of them
+	@$(python) -m services.email.demo
 
 setup: $(installed) ## Create .venv and install amqpjobs in it, editable, with everything for its development
 
-# A stamp, so that this is done again only when pyproject.toml changes.
+# Stamps, so that this is done again only when pyproject.toml changes.
 $(installed): pyproject.toml
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amqpjobs needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
-	@test -x $(python) || python3 -m venv .venv
+	$(make_venv)
 	$(python) -m pip install --quiet --editable '.[all,test,check]'
 	@touch $@
 
-rabbitmq: ## Install RabbitMQ for the tests, if there is none (Debian and Ubuntu: as root)
+$(demonstrable): pyproject.toml
+	$(make_venv)
+	$(python) -m pip install --quiet --no-compile --editable '.[demo]'
+	@touch $@
+
+define make_venv
+@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amqpjobs needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
+@test -x $(python) || python3 -m venv .venv
+endef
+
+rabbitmq: ## Install RabbitMQ and librabbitmq's tools for the tests, if need be (Debian and Ubuntu: as root)
 	@tests/support/install_rabbitmq.sh
 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
-	$(python) -m pytest -m "not slow"
+	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
+
+bench: setup ## How fast the embedded broker is, and how much a million messages weigh
+	$(python) -m benchmarks.embedded_broker
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
-	$(python) -m pytest --full tests/contract/test_delays.py tests/scenarios
+	$(python) -m pytest --full -v -o faulthandler_timeout=1800 tests/contract/test_delays.py tests/scenarios
+
+soak: setup rabbitmq ## A worker and producers for 20 minutes with a reconnect every 20 s, and what piles up; make soak MINUTES=60
+	$(python) -m pytest -s --soak $(MINUTES) tests/scenarios/test_soak.py
+
+twins: setup rabbitmq ## The embedded broker against the RabbitMQ that comes first on PATH, at length, new every time
+	$(python) -m pytest --full -o faulthandler_timeout=1800 tests/scenarios/test_embedded_equals_rabbitmq.py tests/scenarios/test_devbroker_fuzz.py
 
 check: setup ## Formatting, lint and types, as CI sees them
 	$(python) -m ruff format --check

@@ -67,12 +67,15 @@ def set_up_logging(settings: Settings, *, worker: int | None = None) -> None:
     readable = wants_readable_logs(settings.log_format)
     handler.setFormatter(ReadableFormatter(colour=sys.stderr.isatty()) if readable else JsonFormatter())
     logging.basicConfig(level=log_level_number(settings.log_level), handlers=[handler], force=True)
-    quiet_client_library()
+    quiet_libraries()
 
 
-def quiet_client_library() -> None:
-    """The client library logs each failed connect and each close, with tracebacks; we tell them once."""
-    for name in ("aiormq", "aio_pika"):
+def quiet_libraries() -> None:
+    """The client library logs each failed connect and each close, with tracebacks; we tell them once.
+
+    What watches files counts what changed; we name it.
+    """
+    for name in ("aiormq", "aio_pika", "watchfiles"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

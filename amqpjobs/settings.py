@@ -155,8 +155,13 @@ class Settings(BaseSettings):
         return ", ".join(masked(url) for url in self.urls)
 
     @property
+    def names_broker(self) -> bool:
+        """Whether somebody said where the broker is, be it with the default's own words."""
+        return "url" in self.model_fields_set
+
+    @property
     def is_default_url(self) -> bool:
-        """Whether nobody said where the broker is."""
+        """Whether the broker is where it is when nobody says where."""
         return self.url.get_secret_value() == DEFAULT_URL
 
 
@@ -188,6 +193,11 @@ def masked(url: str) -> str:
     host = f"[{place}]" if ":" in place else place
     login = f"{quote(unquote(user))}:***@" if user else ""
     return urlunsplit((parts.scheme, f"{login}{host}{f':{port}' if port else ''}", parts.path, "", ""))
+
+
+def environment_for(url: str) -> dict[str, str]:
+    """This process's environment, for a child whose broker is at this URL."""
+    return {**os.environ, "AMQPJOBS_URL": url}
 
 
 def host_name() -> str:

@@ -37,6 +37,7 @@ class MakeNode(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="tell the stories at full length (see tests.support.length)")
+    parser.addoption("--soak", type=float, metavar="MINUTES", help="soak for so long, and not for some seconds")
     parser.addoption("--broker", default=RABBITMQ, help="rabbitmq, or embedded[:3.10|4.0|4.3] (see tests/conftest.py)")
 
 

@@ -43,6 +43,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "amqp",
         "amqp.guard",
         "amqp.table",
+        "amqp.waits",
         "amqp.connection",
         "amqp.declare",
         "amqp.publisher",
@@ -119,9 +120,9 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "observers": ("logs", "telemetry", "health"),
     "top": ("app", ""),
     "contrib": ("contrib", "contrib.django", "contrib.sqlalchemy"),
+    "devbroker": ("devbroker.*",),
     "cli": ("cli.*", "__main__"),
     "web": ("web.*",),
-    "devbroker": ("devbroker.*",),
     "testing": ("testing.*",),
 }
 #: Rooms that do not import each other, whatever their rows.
@@ -140,6 +141,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "croniter": ("beat.fields",),
     "opentelemetry": ("telemetry",),
     "time": ("clock", "amqp.*"),
+    "watchfiles": ("cli.changes",),
 }
 
 
@@ -393,6 +395,7 @@ PLANTED_VERBS = [
     ("beat.beat", "from croniter import croniter"),
     ("app", "from opentelemetry import trace"),
     ("app", "import time"),
+    ("cli.dev", "import watchfiles"),
     ("app", "from time import monotonic"),
     ("app", "import os\nos.environ['A']"),
     ("app", "import os\nos.getenv('A')"),

@@ -1,7 +1,7 @@
 """The README tells the truth: every file and every command in it is run, and what it shows comes out.
 
 A Python block that begins with `# name.py` is that file. Console blocks are typed in order:
-`$ amqpjobs run` keeps running in the background, anything else runs to its end with exit
+`$ amqpjobs run` and `$ amqpjobs dev` keep running in the background, anything else runs to its end with exit
 code 0, and the lines below a command must come out, `…` standing for anything.
 """
 
@@ -50,7 +50,7 @@ def test_every_file_and_command_of_the_readme_does_what_it_shows(environment: di
             terminal = left.enter_context(Terminal(command, tmp_path, environment))
             for line in expected:
                 assert terminal.shows(line), f"$ {command}\ndid not show {line!r} but\n{terminal.text}"
-            if command.startswith("amqpjobs run"):
+            if command.startswith(("amqpjobs run", "amqpjobs dev")):
                 running.append(terminal)
             else:
                 assert terminal.end() == 0, f"$ {command}\n{terminal.text}"

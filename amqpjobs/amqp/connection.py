@@ -22,6 +22,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from amqpjobs.amqp.guard import GuardedTransport
+from amqpjobs.amqp.waits import Waits
 from amqpjobs.clock import end_task, is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionOpened, ConnectionUnblocked, Events
@@ -52,6 +53,8 @@ class Session:
         self._transport = transport
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         _closing(connection).add_done_callback(self._on_closed)
+        #: Around what waits for room on the connection; raises BrokerUnavailableError when it ends.
+        self.waits = Waits()
         #: Set while publications are taken, and when it has ended.
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -73,6 +76,11 @@ class Session:
         """What the broker says it is: "RabbitMQ 4.0.5"."""
         properties = self._connection.server_properties or {}
         return f"{properties.get('product')!s} {properties.get('version')!s}"
+
+    @property
+    def information(self) -> str:
+        """What it says about itself beside that."""
+        return str((self._connection.server_properties or {}).get("information", ""))
 
     async def unblocked(self) -> None:
         """Wait while the broker takes no publications, but not beyond the session's end."""
@@ -99,6 +107,7 @@ class Session:
         if not self._failure.done():
             self._failure.set_result(error)
             self._flowing.set()
+            self.waits.end()
 
     async def ended(self) -> BaseException | None:
         """Wait for its end; what ended it."""
@@ -267,14 +276,14 @@ class Link:
         failures = 0
         while True:
             url = self._settings.urls[failures % len(self._settings.urls)]
-            error = await self._live_once(url, live)
+            # In no variable of this loop: its traceback holds the whole connection, for as long as the next one lives.
+            self.last_error = await self._live_once(url, live)
             if live.done():  # it had been up, or waiters were told why not
                 failures = 0 if live.exception() is None else failures
                 live = self._renewed(live)
             pause = self._pause(failures)
             failures += 1
-            self.last_error = error
-            self._events.emit(ConnectionLost(self._role, masked(url), error, pause))
+            self._events.emit(ConnectionLost(self._role, masked(url), self.last_error, pause))
             await asyncio.sleep(pause)
 
     async def _live_once(self, url: str, live: "asyncio.Future[Session]") -> BaseException | None:

@@ -34,21 +34,24 @@ class ChannelSettler:
     async def ack(self, tag: int) -> None:
         self._check()
         try:
-            await self._channel.basic_ack(tag, wait=False)
+            with self._session.waits:
+                await self._channel.basic_ack(tag, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 
     async def nack(self, tag: int) -> None:
         self._check()
         try:
-            await self._channel.basic_nack(tag, requeue=True, wait=False)
+            with self._session.waits:
+                await self._channel.basic_nack(tag, requeue=True, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 
     async def reject(self, tag: int) -> None:
         self._check()
         try:
-            await self._channel.basic_reject(tag, requeue=False, wait=False)
+            with self._session.waits:
+                await self._channel.basic_reject(tag, requeue=False, wait=False)
         except CLIENT_ERRORS as error:
             raise _gone(error) from error
 

@@ -8,6 +8,7 @@ somebody else's (`AMQPJOBS_DECLARE=false`), what is needed is only looked for.
 AMQP has no way to list bindings, and none to ask for one: they are bound again, or unknown.
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Generator, Iterable, Sequence
@@ -30,6 +31,10 @@ _DRIFT = re.compile(
     re.DOTALL,
 )
 _QUOTED = re.compile(r"'([^']*)'")
+#: Seconds after which RabbitMQ no longer waits for a quorum queue that is busy, and says that it has no
+#: messages and no consumers (3.10), and how often such an answer is doubted.
+UNANSWERED, ASKS = 0.25, 8
+_NOTHING = QueueState(0, 0)
 
 
 class Declarer:
@@ -175,6 +180,15 @@ class Declarer:
         return True
 
     async def _look(self, desk: "_Desk", queue: str) -> QueueState | None:
+        """Asked again when the broker may have answered without the queue: nothing would look like all is well."""
+        for _ in range(ASKS - 1):
+            asked = asyncio.get_running_loop().time()
+            state = await self._asked(desk, queue)
+            if state != _NOTHING or asyncio.get_running_loop().time() - asked < UNANSWERED:
+                return state
+        return await self._asked(desk, queue)
+
+    async def _asked(self, desk: "_Desk", queue: str) -> QueueState | None:
         channel = await desk.channel()
         try:
             answer = await channel.queue_declare(queue, passive=True)

@@ -14,12 +14,14 @@ from amqpjobs import __version__
 
 #: Command, the module it lives in, and the line `--help` shows for it.
 COMMANDS = {
+    "dev": "Work while you write: reloads what changes, and brings a broker if there is none.",
     "run": "Work off the jobs of services.",
     "beat": "Enqueue the jobs of services' schedules.",
     "send": "Enqueue one job.",
     "check": "Import services, verify the broker, and show what would run.",
     "contracts": "What job classes promise on the wire: write it down, and compare it.",
     "topology": "Exchanges, queues and bindings.",
+    "broker": "A broker in memory, for development: behaves like RabbitMQ, needs no installation.",
     "dead": "List, show, requeue, edit, purge, export and import dead letters.",
 }
 

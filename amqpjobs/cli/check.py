@@ -35,7 +35,7 @@ def command(targets: tuple[str, ...], no_broker: bool, as_json: bool) -> None:
     apps = load_apps(targets)
     for app in apps:
         app.registry.check_timeouts(app.queues, app.settings)
-    found = [_described(app) for app in apps]
+    found = [describe(app) for app in apps]
     if not no_broker:
         for app, described in zip(apps, found, strict=True):
             described["broker"] = run_async(_examined(app))
@@ -43,10 +43,11 @@ def command(targets: tuple[str, ...], no_broker: bool, as_json: bool) -> None:
         out.print(dumps(found).decode())
         return
     for described in found:
-        _show(described)
+        show(described)
 
 
-def _described(app: App[Any]) -> dict[str, Any]:
+def describe(app: App[Any]) -> dict[str, Any]:
+    """What would run, as JSON has it."""
     settings = app.settings
     return {
         "app": app.name,
@@ -89,7 +90,8 @@ async def _examined(app: App[Any]) -> dict[str, Any]:
     }
 
 
-def _show(described: dict[str, Any]) -> None:
+def show(described: dict[str, Any]) -> None:
+    """The same for people."""
     names: Sequence[str] = [queue["name"] for queue in described["queues"]]
     out.print(Text.assemble(("App ", ""), (described["app"], "bold"), f" takes from {', '.join(names)}"))
     table = Table("kind", "queue", "handler", "runs in", "attempts", "timeout", box=None, padding=(0, 2, 0, 2))

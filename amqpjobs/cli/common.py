@@ -25,7 +25,7 @@ from amqpjobs.errors import (
     TopologyMismatchError,
 )
 from amqpjobs.job import Job, hint, options_of
-from amqpjobs.logs import printable, quiet_client_library
+from amqpjobs.logs import printable, quiet_libraries
 from amqpjobs.settings import DEFAULT_URL, load_settings, masked
 
 T = TypeVar("T")
@@ -39,7 +39,10 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 NO_BROKER = """\
-Nobody said where the broker is, so the default address was tried. To get one:
+Nobody said where the broker is, so the default address was tried. For development, without any installation:
+  amqpjobs dev TARGET                                      works, on a broker of its own where there is none
+  amqpjobs broker                                          that broker alone, for several terminals
+To get a RabbitMQ:
   docker run -d -p 5672:5672 rabbitmq:4                    with Docker
   apt-get install rabbitmq-server                          on Debian and Ubuntu
 or say where yours is:
@@ -52,14 +55,20 @@ class TargetError(Exception):
 
 def load_apps(targets: Sequence[str]) -> list[App[Any]]:
     """The apps of these TARGETs, or of the settings' `apps` when none is named."""
+    names = names_of(targets)
+    find_modules_here()
+    return [load_app(name) for name in names]
+
+
+def names_of(targets: Sequence[str]) -> list[str]:
+    """Each of these TARGETs once, or of the settings' `apps` when none is named. Raises UsageError."""
     names = list(targets) or load_settings().apps
     if not names:
         raise click.UsageError(
             "Name a TARGET, as in `services.email`, or list yours in pyproject.toml:\n\n"
             '  [tool.amqpjobs]\n  apps = ["services.email"]'
         )
-    _find_modules_here()
-    return [load_app(name) for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(names))
 
 
 def load_contracts(targets: Sequence[str]) -> list[Contract]:
@@ -68,7 +77,7 @@ def load_contracts(targets: Sequence[str]) -> list[Contract]:
     A TARGET may also be a module with job classes and no app in it.
     """
     if len(targets) == 1 and ":" not in targets[0]:
-        _find_modules_here()
+        find_modules_here()
         found: list[object] = list(vars(_imported(targets[0], targets[0])).values())
         jobs = [each for each in found if _is_job_class(each)]
         if jobs and not any(_is_app(each) for each in found):
@@ -107,7 +116,7 @@ def _is_job_class(found: object) -> TypeGuard[type[Job[Any]]]:
     return isinstance(found, type) and "__amqpjobs__" in vars(found)  # Job[Receipt] itself has no options
 
 
-def _find_modules_here() -> None:
+def find_modules_here() -> None:
     """As `python -m` does."""
     folder = os.path.abspath(os.curdir)
     if folder not in sys.path:
@@ -120,7 +129,7 @@ def _is_app(found: object) -> TypeGuard[App[Any]]:
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine, on uvloop where it is installed."""
-    quiet_client_library()
+    quiet_libraries()
     try:
         import uvloop
     except ImportError:
@@ -134,7 +143,7 @@ def told_and_coded(error: Exception) -> int:
         _show_traceback(error)
         return FAILED
     _complain(str(error))
-    if _is_broker_away(error) and load_settings().is_default_url:
+    if _is_broker_away(error) and not load_settings().names_broker:
         err.print(NO_BROKER, markup=False)
     match error:
         case TargetError() | DefinitionError():

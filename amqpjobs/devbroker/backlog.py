@@ -19,18 +19,21 @@ FOREVER = float("inf")
 class Entry:
     """A message in one queue, with what that queue knows of it."""
 
-    __slots__ = ("acquired", "expires_at", "failures", "message", "number", "size")
+    __slots__ = ("acquired", "expires_at", "failures", "message", "number")
 
     def __init__(self, number: int, message: Message, expires_at: float = FOREVER) -> None:
         #: Its place in the queue's order of arrival.
         self.number = number
         self.message = message
         self.expires_at = expires_at
-        self.size = message.size
         #: How often it was lent out and came back.
         self.acquired = 0
         #: How often that was a failure, here and where it was before.
         self.failures = message.failures
+
+    @property
+    def size(self) -> int:
+        return self.message.size
 
 
 class Backlog(Protocol):
@@ -57,7 +60,7 @@ class Backlog(Protocol):
         ...
 
     def heads(self) -> Iterable[Entry]:
-        """Those that may expire: only what stands first in its row does."""
+        """Those that may expire: what stands before them does not, and hides them."""
         ...
 
     def take_expired(self, now: float) -> Entry:
@@ -99,10 +102,10 @@ class PriorityBacklog:
         return self._drop(max(self._rows)) if self._rows else _nothing()
 
     def heads(self) -> Iterable[Entry]:
-        return [row[0] for row in self._rows.values()]
+        return [self.first()] if self._size else []
 
     def take_expired(self, now: float) -> Entry:
-        return self._drop(next(priority for priority, row in self._rows.items() if row[0].expires_at <= now))
+        return self.take()
 
     def _row(self, entry: Entry) -> deque[Entry]:
         priority = min(entry.message.priority or 0, self._highest)
@@ -170,10 +173,22 @@ class ReturnsBacklog:
         return entry
 
     def heads(self) -> Iterable[Entry]:
+        if self._priorities is Priorities.STRICT:
+            return [row[0] for row in self._lines()]
         return [self.first()] if self._size else []
 
     def take_expired(self, now: float) -> Entry:
-        return self.take()
+        if self._priorities is not Priorities.STRICT:
+            return self.take()
+        row = next(row for row in self._lines() if row[0].expires_at <= now)
+        self._size -= 1
+        entry = row.popleft()
+        self._rows = {priority: row for priority, row in self._rows.items() if row}
+        return entry
+
+    def _lines(self) -> list[deque[Entry]]:
+        """In which messages wait for those before them only."""
+        return [row for row in (self._returned, *self._rows.values()) if row]
 
     def _class(self, entry: Entry) -> int:
         priority = entry.message.priority

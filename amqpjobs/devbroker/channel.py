@@ -13,7 +13,7 @@ from pamqp.base import Frame
 from amqpjobs.devbroker.backlog import Entry
 from amqpjobs.devbroker.confirms import Confirms
 from amqpjobs.devbroker.deliveries import Deliveries, Outward
-from amqpjobs.devbroker.errors import Code, RefusedError, failed, refused, unsupported
+from amqpjobs.devbroker.errors import Code, RefusedError, failed, refused, unknown_frame, unsupported
 from amqpjobs.devbroker.intake import Intake, Publication
 from amqpjobs.devbroker.ledger import Loan, by_queue
 from amqpjobs.devbroker.message import Message, published, reply_to_of, user_of, with_reply_to
@@ -22,7 +22,7 @@ from amqpjobs.devbroker.requests import Requests
 from amqpjobs.devbroker.returns import Return
 from amqpjobs.devbroker.transaction import Settlement, Transaction
 from amqpjobs.devbroker.vhost import REPLY_TO
-from amqpjobs.devbroker.wire import ACK, INDEX, PUBLISH, content, decode, frame, method
+from amqpjobs.devbroker.wire import ACK, INDEX, METHOD, PUBLISH, content, decode, frame, method, undecodable
 
 _SETTLED = struct.Struct(">4xQB")
 _ACCESS_REQUEST, _ACCESS_REQUEST_OK = 0x001E000A, b"\x00\x1e\x00\x0b\x00\x01"
@@ -64,7 +64,7 @@ class Channel:
         if self._intake.is_waiting:
             raise self._intake.interrupted()
         if len(payload) < INDEX.size:
-            raise RefusedError(Code.FRAME_ERROR, "a method frame without a method")
+            raise unknown_frame(METHOD, payload)
         index = INDEX.unpack_from(payload)[0]
         self.current = index
         if index == PUBLISH:
@@ -73,7 +73,7 @@ class Channel:
             return
         elif index == ACK:
             if len(payload) < _SETTLED.size:
-                raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields")
+                raise undecodable(payload)
             tag, flags = _SETTLED.unpack_from(payload)
             self._settle(Settlement.ACK, tag, multiple=flags & 1 > 0)
         elif index == _ACCESS_REQUEST:
@@ -113,7 +113,7 @@ class Channel:
             raise refused(f"cannot publish to internal {self._vhost.place('exchange', whole.exchange)}")
         message = self._checked(published(whole.exchange, whole.key, whole.properties, whole.body))
         if self._transaction is not None:
-            self._transaction.publish(message, whole.is_mandatory)
+            self._transaction.publish(message, whole.is_mandatory, self._vhost.routed(message))
         else:
             self._enqueue(message, whole.is_mandatory)
 
@@ -127,9 +127,9 @@ class Channel:
             return with_reply_to(message, self.deliveries.reply_address)
         return message
 
-    def _enqueue(self, message: Message, is_mandatory: bool) -> bool:
+    def _enqueue(self, message: Message, is_mandatory: bool, names: tuple[str, ...] | None = None) -> bool:
         """Whether all queues took it."""
-        count, is_taken = self._vhost.publish(message)
+        count, is_taken = self._vhost.publish(message, names)
         if is_mandatory and count == 0:
             self._return(message)
         if self.confirms is not None and self.confirms.add(is_taken):
@@ -232,7 +232,7 @@ class Channel:
             self._ledger.restore(loan for _, loans in settlements for loan in loans)
             self.send(method(commands.Tx.RollbackOk))
             return
-        taken = [self._enqueue(message, is_mandatory) for message, is_mandatory in publications]
+        taken = [self._enqueue(*one) for one in publications]
         for how, loans in settlements:
             self._settle_loans(how, loans)
         if not all(taken):

@@ -12,7 +12,7 @@ from pamqp.base import Frame
 
 from amqpjobs.devbroker.channel import Channel
 from amqpjobs.devbroker.directory import Directory
-from amqpjobs.devbroker.errors import Code, RefusedError, forbidden
+from amqpjobs.devbroker.errors import Code, RefusedError, forbidden, octets, unknown_frame
 from amqpjobs.devbroker.handshake import FRAME_MAX, Handshake
 from amqpjobs.devbroker.outlet import FAREWELL, Outlet
 from amqpjobs.devbroker.users import Access
@@ -143,7 +143,7 @@ class Connection(Outlet):
                 return 0
             at = len(_GREETING)
             self._greet(data[:at])
-        while end - at >= OVERHEAD and not self._is_deaf():
+        while end - at >= PREFIX.size and not self._is_deaf():
             kind, number, size = PREFIX.unpack_from(data, at)
             if size > self.frame_max and self.frame_max:
                 raise RefusedError(
@@ -170,7 +170,7 @@ class Connection(Outlet):
         if self._state == "closing":
             return
         if self._state != "running":
-            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, before the connection is open")
+            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, {octets(payload)}")
         channel = self.channels.get(number)
         try:
             if channel is None:
@@ -186,7 +186,7 @@ class Connection(Outlet):
             elif kind == HEARTBEAT:
                 raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, {octets(payload)}")
             else:
-                raise RefusedError(Code.FRAME_ERROR, f"type {kind}, {octets(payload)}: unknown_frame")
+                raise unknown_frame(kind, payload)
         except RefusedError as error:
             self._refuse(error, number, channel)
 
@@ -231,7 +231,7 @@ class Connection(Outlet):
         self._refuse(error, channel.number, channel)
 
     def _refuse(self, error: RefusedError, number: int, channel: Channel | None) -> None:
-        current = self._latest if channel is None else channel.current
+        current = 0 if error.is_nameless else self._latest if channel is None else channel.current
         if error.code.is_hard or channel is None:
             self._fail(error, current)
             return
@@ -252,8 +252,10 @@ class Connection(Outlet):
     def _take_own(self, kind: int, payload: bytes) -> None:
         if kind == HEARTBEAT:
             return
+        if kind not in (METHOD, HEADER, BODY):
+            raise unknown_frame(kind, payload)
         if kind != METHOD:
-            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind} on channel 0")
+            raise RefusedError(Code.UNEXPECTED_FRAME, f"type {kind}, {octets(payload)}")
         asked = decode(payload)
         try:
             self._do(asked)
@@ -344,20 +346,11 @@ class Connection(Outlet):
     def _end_channels(self) -> None:
         self._send_confirms()
         channels, self.channels = list(self.channels.values()), {}
+        for channel in channels:  # what one gives back is not for another that ends, too
+            channel.deliveries.stop()
         for channel in channels:
             channel.close()
         self._directory.remove_exclusive(self)
-
-
-def octets(payload: bytes) -> str:
-    """The beginning of a frame, as RabbitMQ shows it."""
-    start = payload[:16]
-    shown = (
-        f'"{start.decode()}"'
-        if start and start.isascii() and start.decode().isprintable()
-        else ",".join(map(str, start))
-    )
-    return f"{'all' if len(payload) <= 16 else 'first 16'} octets = <<{shown}>>"
 
 
 def _closing(command: type[Frame], error: RefusedError, current: int) -> bytes:

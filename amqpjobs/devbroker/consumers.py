@@ -26,7 +26,18 @@ class Receiver(Protocol):
 class Consumer:
     """One basic.consume."""
 
-    __slots__ = ("channel", "is_silent", "lent", "offset", "patience", "prefetch", "priority", "tag", "wire_tag")
+    __slots__ = (
+        "channel",
+        "is_passed_over",
+        "is_silent",
+        "lent",
+        "offset",
+        "patience",
+        "prefetch",
+        "priority",
+        "tag",
+        "wire_tag",
+    )
 
     def __init__(self, channel: Receiver, tag: str, *, is_silent: bool, prefetch: int, priority: int) -> None:
         self.channel = channel
@@ -40,6 +51,8 @@ class Consumer:
         self.offset: Field | None = None
         #: Seconds that it may hold a delivery.
         self.patience: float | None = None
+        #: Whether it could not take a delivery when it was its turn.
+        self.is_passed_over = False
         #: Deliveries that it has not settled.
         self.lent = 0
 
@@ -51,10 +64,14 @@ class Consumer:
 class Consumers:
     """By priority, and in turns within one; or the first of them alone, if only one may be active."""
 
-    def __init__(self, *, is_single: bool, does_priority_take_over: bool = False) -> None:
+    def __init__(
+        self, *, is_single: bool, does_priority_take_over: bool = False, loses_turn_when_full: bool = False
+    ) -> None:
         self._rows: dict[int, deque[Consumer]] = {}
         self._order: list[int] = []
         self._is_single = is_single
+        #: Whether that happens as soon as its prefetch is used up, and not first when it is passed over.
+        self._loses_turn_when_full = loses_turn_when_full
         self._does_priority_take_over = does_priority_take_over
         self._active: Consumer | None = None
         self._exclusive: Consumer | None = None
@@ -75,6 +92,12 @@ class Consumers:
     def is_single(self) -> bool:
         """Whether only one may be active."""
         return self._is_single
+
+    def served(self) -> list[Consumer]:
+        """Those that do not wait for another to end."""
+        if not self._is_single or not self._order:
+            return list(self)
+        return [self._active or self._rows[self._order[0]][0]]
 
     def add(self, consumer: Consumer, *, is_exclusive: bool = False) -> None:
         self._rows.setdefault(consumer.priority, deque()).append(consumer)
@@ -107,13 +130,26 @@ class Consumers:
             return self._only()
         for priority in self._order:
             row = self._rows[priority]
-            for _ in range(len(row)):
-                consumer = row[0]
-                if len(row) > 1:
-                    row.rotate(-1)
-                if (consumer.prefetch == 0 or consumer.lent < consumer.prefetch) and consumer.channel.has_room():
+            for consumer in row:
+                if consumer.is_ready:
+                    self._requeue(consumer)
                     return consumer
+                consumer.is_passed_over = True
         return None
+
+    def has_room_again(self, consumer: Consumer) -> None:
+        """Its prefetch was used up, and is not any more: it is the last of its row, if it lost its turn meanwhile."""
+        if (consumer.is_passed_over or self._loses_turn_when_full) and consumer in self._rows.get(
+            consumer.priority, ()
+        ):
+            self._requeue(consumer)
+
+    def _requeue(self, consumer: Consumer) -> None:
+        consumer.is_passed_over = False
+        row = self._rows[consumer.priority]
+        if len(row) > 1:
+            row.remove(consumer)
+            row.append(consumer)
 
     def _only(self) -> Consumer | None:
         if self._order and (self._active is None or self._is_outranked(self._active)):

@@ -40,7 +40,7 @@ def died(
         exchange=arguments.exchange or "",
         keys=keys,
         hidden=hidden,
-        properties=properties,
+        raw=properties.raw,
         ttl=None,
         deaths=tuple(deaths),
     )
@@ -84,7 +84,7 @@ def _death(message: Message, headers: Table, reason: Reason, queue: str, profile
     if profile.are_deaths_headers:
         keys: Sequence[str] = (message.keys[0], *routes_in(headers, "CC"))
     else:
-        keys = [key for key in message.keys if key not in message.hidden]
+        keys = message.keys[: len(message.keys) - len(message.hidden)]  # the same key may be hidden and not
     death = Table(
         {
             b"count": long(1),

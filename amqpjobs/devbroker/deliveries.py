@@ -249,9 +249,12 @@ class Deliveries:
         """These count no more towards any prefetch."""
         was_full = self._limit > 0 and self._lent >= self._limit
         for loan in loans:
-            if loan.consumer is not None:
-                loan.consumer.lent -= 1
+            if (consumer := loan.consumer) is not None:
+                is_freed = consumer.lent == consumer.prefetch
+                consumer.lent -= 1
                 self._lent -= 1
+                if is_freed:
+                    loan.queue.consumers.has_room_again(consumer)
         if was_full:
             self._wake()
 
@@ -259,9 +262,13 @@ class Deliveries:
         for subscription in list(self._subscriptions.values()):
             subscription.queue.dispatch()
 
+    def stop(self) -> None:
+        """Take no more."""
+        self._is_open = False
+
     def close(self, settled: Iterable[Loan]) -> None:
         """Give everything back, what was settled in a transaction too."""
-        self._is_open = False
+        self.stop()
         self._watch_due(FOREVER)
         self._end_replies()
         loans = sorted([*self.ledger.take_all(), *settled], key=lambda loan: loan.tag)

@@ -42,9 +42,11 @@ _LONGEST = 255
 class RefusedError(Exception):
     """Ends a channel or a connection; `text` is what the client reads."""
 
-    def __init__(self, code: Code, words: str) -> None:
-        whole = f"{code.name} - {words}".encode("utf-8", "replace")
+    def __init__(self, code: Code, words: str = "", *, is_nameless: bool = False) -> None:
+        whole = (f"{code.name} - {words}" if words else code.name).encode("utf-8", "replace")
         self.code = code
+        #: Whether the client is not told which method it was.
+        self.is_nameless = is_nameless
         self.text = whole[:_LONGEST].decode("utf-8", "ignore")
         super().__init__(self.text)
 
@@ -78,3 +80,18 @@ def unsupported(words: str) -> RefusedError:
 def place(kind: str, name: str, vhost: str) -> str:
     """A queue or an exchange, as RabbitMQ's messages name it."""
     return f"{kind} '{name}' in vhost '{vhost}'"
+
+
+def unknown_frame(kind: int, payload: bytes) -> RefusedError:
+    return RefusedError(Code.FRAME_ERROR, f"type {kind}, {octets(payload)}: unknown_frame", is_nameless=True)
+
+
+def octets(payload: bytes) -> str:
+    """The beginning of a frame, as RabbitMQ shows it."""
+    start = payload[:16]
+    shown = (
+        f'"{start.decode()}"'
+        if start and start.isascii() and start.decode().isprintable()
+        else ",".join(map(str, start))
+    )
+    return f"{'all' if len(payload) <= 16 else 'first 16'} octets = <<{shown}>>"

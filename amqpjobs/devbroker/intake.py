@@ -3,8 +3,8 @@
 import struct
 from dataclasses import dataclass
 
-from amqpjobs.devbroker.errors import Code, RefusedError
-from amqpjobs.devbroker.wire import read_publish
+from amqpjobs.devbroker.errors import Code, RefusedError, unknown_frame
+from amqpjobs.devbroker.wire import HEADER, read_publish
 
 _HEADER = struct.Struct(">HHQ")
 _BASIC = 60
@@ -51,7 +51,7 @@ class Intake:
         if self._has_header:
             raise self.interrupted()
         if len(payload) < _HEADER.size:
-            raise RefusedError(Code.FRAME_ERROR, "content header is too short")
+            raise unknown_frame(HEADER, payload)
         kind, _, size = _HEADER.unpack_from(payload)
         if kind != _BASIC:
             raise self._not_basic(f"got one for class {kind} instead")

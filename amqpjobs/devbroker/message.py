@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from amqpjobs.devbroker.errors import failed
 from amqpjobs.devbroker.properties import (
@@ -12,6 +13,7 @@ from amqpjobs.devbroker.properties import (
     REPLY_TO,
     USER_ID,
     Properties,
+    has,
     short,
 )
 from amqpjobs.devbroker.table import Field, Table, read_array
@@ -19,7 +21,9 @@ from amqpjobs.devbroker.table import Field, Table, read_array
 _CONTENT_HEADER = struct.Struct(">HHQ")
 _BASIC = 60
 #: Bytes of the objects around a message in one queue.
-_OVERHEAD = 1_000
+_OVERHEAD = 400
+#: Addresses that many messages share.
+_ADDRESSES = 1024
 #: Ten years, RabbitMQ's longest expiry.
 LONGEST_EXPIRY = 315_360_000_000
 
@@ -31,7 +35,8 @@ class Message:
     exchange: str
     #: The one it was published with, then those of its CC and BCC headers.
     keys: tuple[str, ...]
-    properties: Properties
+    #: Its properties, which were read once and found in order; what lies where is not kept.
+    raw: bytes
     body: bytes
     #: Milliseconds of its own TTL.
     ttl: int | None = None
@@ -42,26 +47,34 @@ class Message:
     failures: int = 0
     #: Entries of x-death, the latest first.
     deaths: tuple[Table, ...] = ()
-    #: The content header, and exchange and key, as they are sent.
-    header: bytes = field(init=False)
+    #: Bytes of the properties that it was published with.
+    first_size: int = 0
+    #: Exchange and key, as they are sent.
     way: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.header = content_header(self.properties, len(self.body))
-        key = self.keys[0].encode("utf-8", "surrogateescape")
-        self.way = short(self.exchange.encode("utf-8", "surrogateescape")) + short(key)
+        self.way = _way(self.exchange, self.keys[0])
 
     @property
     def size(self) -> int:
         """What it weighs in memory, about: as many small messages as large ones must not be too many."""
-        return len(self.body) + len(self.header) + _OVERHEAD
+        return len(self.body) + len(self.raw) + _OVERHEAD
+
+    @property
+    def header(self) -> bytes:
+        """The content header, as it is sent."""
+        return content_header(self.raw, len(self.body))
+
+    @property
+    def properties(self) -> Properties:
+        return Properties(self.raw)
 
     @property
     def is_persistent(self) -> bool:
         return self.properties.octet(DELIVERY_MODE) == 2
 
     def with_properties(self, properties: Properties) -> "Message":
-        return replace(self, properties=properties)
+        return replace(self, raw=properties.raw)
 
     def with_headers(self, headers: Table) -> "Message":
         return self.with_properties(self.properties.replaced({HEADERS: headers.written()}))
@@ -69,11 +82,11 @@ class Message:
     def header_with(self, added: Table) -> bytes:
         """The content header with these among the headers."""
         headers = Table(self.properties.headers() | added).sorted()
-        return content_header(self.properties.replaced({HEADERS: headers.written()}), len(self.body))
+        return content_header(self.properties.replaced({HEADERS: headers.written()}).raw, len(self.body))
 
 
-def content_header(properties: Properties, size: int) -> bytes:
-    return _CONTENT_HEADER.pack(_BASIC, 0, size) + properties.raw
+def content_header(properties: bytes, size: int) -> bytes:
+    return _CONTENT_HEADER.pack(_BASIC, 0, size) + properties
 
 
 def published(exchange: str, key: str, raw: bytes, body: bytes) -> Message:
@@ -81,18 +94,19 @@ def published(exchange: str, key: str, raw: bytes, body: bytes) -> Message:
     properties = Properties(raw)
     expiration = properties.part(EXPIRATION)
     ttl = None if expiration is None else parsed_expiration(expiration)
-    keys: tuple[str, ...] = (key,)
+    keys = _alone(key)
     hidden: tuple[str, ...] = ()
     if b"CC" in raw:
         keys, hidden, properties = _routes(key, properties)
     return Message(
         exchange,
         keys,
-        properties,
+        properties.raw,
         body,
         ttl=ttl,
         priority=properties.octet(PRIORITY),
         hidden=hidden,
+        first_size=len(raw),
     )
 
 
@@ -116,12 +130,12 @@ def parsed_expiration(raw: bytes) -> int:
 
 def user_of(message: Message) -> str | None:
     """Who it says it comes from."""
-    raw = message.properties.part(USER_ID)
+    raw = message.properties.part(USER_ID) if has(message.raw, USER_ID) else None
     return None if raw is None else raw.decode("utf-8", "replace")
 
 
 def reply_to_of(message: Message) -> bytes | None:
-    return message.properties.part(REPLY_TO)
+    return message.properties.part(REPLY_TO) if has(message.raw, REPLY_TO) else None
 
 
 def with_reply_to(message: Message, address: str) -> Message:
@@ -144,6 +158,16 @@ def _routes(key: str, properties: Properties) -> tuple[tuple[str, ...], tuple[st
     if headers.pop(b"BCC", None) is not None:
         properties = properties.replaced({HEADERS: headers.written()})
     return (key, *copies, *hidden), hidden, properties
+
+
+@lru_cache(maxsize=_ADDRESSES)
+def _alone(key: str) -> tuple[str, ...]:
+    return (key,)
+
+
+@lru_cache(maxsize=_ADDRESSES)
+def _way(exchange: str, key: str) -> bytes:
+    return b"".join(short(name.encode("utf-8", "surrogateescape")) for name in (exchange, key))
 
 
 def _key(item: Field) -> str:

@@ -5,6 +5,7 @@ What goes out in one turn of the event loop is written at once.
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 #: Bytes that wait for the socket: from the first on nothing more is delivered, from the second on nothing read.
 _FULL, _OVERFULL = 512 * 1024, 16 * 1024 * 1024
@@ -31,9 +32,8 @@ class Outlet(asyncio.Protocol):
         self._alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_FULL)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by their class
+        self._transport.set_write_buffer_limits(high=_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

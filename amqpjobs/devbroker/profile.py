@@ -51,6 +51,10 @@ class Profile:
     #: x-queue-leader-locator on classic queues.
     has_classic_locator: bool
     largest_message: int
+    #: Whether properties count towards a quorum queue's x-max-length-bytes, as large as they were published.
+    has_heavy_properties: bool = False
+    #: What texts about basic.get call a quorum queue.
+    quorum_name: str = "quorum"
 
 
 _MIB = 1024 * 1024
@@ -108,6 +112,8 @@ V4_3 = Profile(
     has_consumer_timeout=True,
     has_classic_locator=True,
     largest_message=16 * _MIB,
+    has_heavy_properties=True,
+    quorum_name='<<"quorum">>',
 )
 #: By the names they are asked for.
 PROFILES = {"3.10": V3_10, "4.0": V4_0, "4.3": V4_3}

@@ -63,6 +63,11 @@ class Properties:
         return Properties(_FLAGS.pack(flags) + b"".join(wire[number] for number in sorted(wire)))
 
 
+def has(raw: bytes, number: int) -> bool:
+    """Whether properties that were found in order have this one: a look at the flags, and no more."""
+    return raw[number >> 3] & 0x80 >> (number & 7) > 0
+
+
 def short(text: bytes) -> bytes:
     """A short string on the wire."""
     return bytes([len(text)]) + text
@@ -89,7 +94,7 @@ def _places_of(raw: bytes) -> dict[int, tuple[int, int]]:
             start, end = places[HEADERS]
             check_table(raw, start + 4, end)
     except (IndexError, struct.error):
-        raise RefusedError(Code.INTERNAL_ERROR, "malformed content properties") from None
+        raise RefusedError(Code.INTERNAL_ERROR, is_nameless=True) from None
     return places
 
 

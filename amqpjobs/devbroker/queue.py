@@ -55,6 +55,9 @@ class Attributes:
 class Queue:
     """A classic queue."""
 
+    #: Milliseconds.
+    _least_ttl = 0
+
     def __init__(self, name: str, host: Host, arguments: QueueArguments, attributes: Attributes) -> None:
         self.name = name
         self.arguments = arguments
@@ -66,7 +69,8 @@ class Queue:
         self._numbers = 0
         #: Bytes of the bodies that wait.
         self.ready_bytes: int = 0
-        self._lent: dict[Entry, None] = {}
+        #: To whom; to nobody's consumer by basic.get.
+        self._lent: dict[Entry, Consumer | None] = {}
         self._has_ttl = arguments.ttl is not None
         self._head_timer: Timer | None = None
         self._unused_timer: Timer | None = None
@@ -116,22 +120,32 @@ class Queue:
         return True
 
     def is_full_for(self, message: Message) -> bool:
-        return self._exceeds(len(self.backlog) + 1, self.ready_bytes + len(message.body))
+        return self._exceeds(len(self.backlog) + 1, self.ready_bytes + self._weight(message))
 
     def _enter(self, entry: Entry) -> None:
         if not self.backlog and (consumer := self.consumers.next_ready()) is not None:
             self._lend(consumer, entry)
             return
         self.backlog.add(entry)
-        self.ready_bytes += len(entry.message.body)
-        self._settle()
+        self.ready_bytes += self._weight(entry.message)
+        self._entered()
+
+    def _entered(self) -> None:
+        """Of a higher priority than those before it, it is first, but nobody looks whether it expires."""
+        if self._drop_surplus() or len(self.backlog) == 1:
+            self._drop_expired()
+            self._watch_head()
+
+    def _weight(self, message: Message) -> int:
+        """What it counts towards x-max-length-bytes."""
+        return len(message.body)
 
     def _expiry_of(self, message: Message) -> float:
         if message.ttl is None and self.arguments.ttl is None:
             return FOREVER
         self._has_ttl = True
         ttls = [ttl for ttl in (message.ttl, self.arguments.ttl) if ttl is not None]
-        return self._host.timers.now() + min(ttls) / 1000
+        return self._host.timers.now() + max(min(ttls), self._least_ttl) / 1000
 
     def _exceeds(self, count: int, size: int) -> bool:
         longest, largest = self.arguments.max_length, self.arguments.max_bytes
@@ -152,24 +166,31 @@ class Queue:
     def get(self, *, is_silent: bool) -> Entry | None:
         """basic.get: the next message, lent unless it need not be acked."""
         self._check_get()
-        self.touch()
         self._drop_expired()
-        if not self.backlog:
-            return None
+        entry = self._taken(is_silent) if self.backlog else None
+        self.touch()
+        return entry
+
+    def _taken(self, is_silent: bool) -> Entry:
         entry = self._take()
         if is_silent:
             self._host.memory.free(entry.size)
         else:
             self._lent[entry] = None
+        self._expire_next()
         self._watch_head()
         return entry
+
+    def _expire_next(self) -> None:
+        """After basic.get, before it says how many are left."""
+        self._drop_expired()
 
     def _check_get(self) -> None:
         """Raises `RefusedError` if it gives to consumers only."""
 
     def _take(self) -> Entry:
         entry = self.backlog.take()
-        self.ready_bytes -= len(entry.message.body)
+        self.ready_bytes -= self._weight(entry.message)
         return entry
 
     def _lend(self, consumer: Consumer, entry: Entry) -> None:
@@ -177,7 +198,7 @@ class Queue:
             self._host.memory.free(entry.size)
         else:
             consumer.lent += 1
-            self._lent[entry] = None
+            self._lent[entry] = consumer
         consumer.channel.deliver(consumer, entry)
 
     # -- what was lent -------------------------------------------------------------------------------------
@@ -202,6 +223,11 @@ class Queue:
                 del self._lent[entry]
                 self._count(entry, why)
                 self._return(entry, why)
+        self._returned()
+
+    def _returned(self) -> None:
+        """What is too many goes before anything is delivered, also when it just came back."""
+        self._drop_surplus()
         self._settle()
 
     def _count(self, entry: Entry, why: Return) -> None:
@@ -213,7 +239,7 @@ class Queue:
 
     def _return(self, entry: Entry, why: Return) -> None:
         self.backlog.restore(entry)
-        self.ready_bytes += len(entry.message.body)
+        self.ready_bytes += self._weight(entry.message)
 
     def _forget(self, entry: Entry) -> bool:
         if entry not in self._lent:
@@ -226,10 +252,16 @@ class Queue:
 
     def _settle(self) -> None:
         self.dispatch()
+        self._drop_surplus()
+        self._watch_head()
+
+    def _drop_surplus(self) -> bool:
+        """Whether there was any."""
+        count = len(self.backlog)
         if self.arguments.overflow == DROP_HEAD:
             while self.backlog and self._exceeds(len(self.backlog), self.ready_bytes):
                 self._bury(self._take(), Reason.MAXLEN)
-        self._watch_head()
+        return len(self.backlog) < count
 
     def _bury(self, entry: Entry, reason: Reason) -> None:
         self._host.memory.free(entry.size)
@@ -250,7 +282,7 @@ class Queue:
 
     def _take_expired(self, now: float) -> Entry:
         entry = self.backlog.take_expired(now)
-        self.ready_bytes -= len(entry.message.body)
+        self.ready_bytes -= self._weight(entry.message)
         return entry
 
     def _watch_head(self) -> None:
@@ -273,13 +305,18 @@ class Queue:
         if self._unused_timer is not None:
             self._unused_timer.cancel()
             self._unused_timer = None
-        if self.arguments.expires is not None and not self.consumers:
+        if self.arguments.expires is not None and not self.consumer_count:
             moment = self._host.timers.now() + self.arguments.expires / 1000
             self._unused_timer = self._host.timers.at(moment, lambda: self._host.remove_queue(self))
 
     def redeclared(self) -> None:
         """Declared again just as it is."""
         self.touch()
+
+    @property
+    def consumer_count(self) -> int:
+        """As a declaration is told it; without any, the queue is not in use."""
+        return len(self.consumers)
 
     # -- consumers -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ full later than they should be; and they can keep a dead letter until its new qu
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqpjobs.devbroker.backlog import Backlog, Entry, ReturnsBacklog
@@ -34,6 +35,8 @@ class QuorumQueue(Queue):
     """A queue of one replica."""
 
     _is_refusing = False
+    #: What should not wait at all is still dropped first, if the queue is too long.
+    _least_ttl = 1
 
     def _new_backlog(self) -> Backlog:
         self._dead: deque[_DeadLetter] = deque()
@@ -45,6 +48,7 @@ class QuorumQueue(Queue):
         return Consumers(
             is_single=self.arguments.has_single_active_consumer,
             does_priority_take_over=self._host.profile.does_priority_take_over,
+            loses_turn_when_full=True,
         )
 
     @property
@@ -71,6 +75,9 @@ class QuorumQueue(Queue):
                 counts[b"x-delivery-count"] = long(entry.failures)
         return entry.message.header_with(counts)
 
+    def _weight(self, message: Message) -> int:
+        return len(message.body) + (message.first_size if self._host.profile.has_heavy_properties else 0)
+
     # -- full ----------------------------------------------------------------------------------------------
 
     def is_full_for(self, message: Message) -> bool:
@@ -84,7 +91,7 @@ class QuorumQueue(Queue):
 
     def _load(self) -> tuple[int, int]:
         kept = [*self._dead, *self._stuck]
-        size: int = sum(len(letter.entry.message.body) for letter in kept)
+        size: int = sum(self._weight(letter.entry.message) for letter in kept)
         return len(self.backlog) + len(kept), self.ready_bytes + size
 
     def _is_low(self) -> bool:
@@ -102,10 +109,10 @@ class QuorumQueue(Queue):
         count = entry.acquired if self._host.profile.does_nack_count else entry.failures
         if limit is not None and count > limit:
             self._bury(entry, Reason.DELIVERY_LIMIT)
-        elif limit is None and why is not Return.LOST:
-            # Without a limit it is appended to the log once more, and so to the end of the queue.
+        elif limit is None and why is not Return.LOST and self._host.profile.does_nack_count:
+            # Until 4.0, without a limit it is appended to the log once more, and so to the end of the queue.
             self.backlog.add(entry)
-            self.ready_bytes += len(entry.message.body)
+            self.ready_bytes += self._weight(entry.message)
         else:
             super()._return(entry, why)
 
@@ -143,11 +150,42 @@ class QuorumQueue(Queue):
 
     # -- refused -------------------------------------------------------------------------------------------
 
+    def _entered(self) -> None:
+        self._settle()
+
+    def _returned(self) -> None:
+        self._settle()
+
+    def _expire_next(self) -> None:
+        """It counts first, and expires then."""
+
+    @property
+    def consumer_count(self) -> int:
+        """Who holds a message is one until that is settled, cancelled or not; each basic.get is another.
+
+        Who waits to be the single active one is none.
+        """
+        holders = [consumer for consumer in self._lent.values() if consumer is not None]
+        known = {(consumer.channel, consumer.tag) for consumer in (*self.consumers.served(), *holders)}
+        return len(known) + len(self._lent) - len(holders)
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        super().settle(entries)
+        self.touch()
+
+    def discard(self, entries: Sequence[Entry], why: Return) -> None:
+        super().discard(entries, why)
+        self.touch()
+
+    def give_back(self, entries: Sequence[Entry], why: Return) -> None:
+        super().give_back(entries, why)
+        self.touch()
+
     def _check_get(self) -> None:
         if self.consumers.is_single:
             raise locked(
-                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum "
-                "queues with single active consumer"
+                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by "
+                f"{self._host.profile.quorum_name} queues with single active consumer"
             )
 
     def check_consume(self, *, is_exclusive: bool, is_limited: bool, is_silent: bool, prefetch: int) -> None:

@@ -121,7 +121,7 @@ class Requests:
             commands.Queue.DeclareOk,
             queue=queue.name,
             message_count=len(queue.backlog),
-            consumer_count=len(queue.consumers),
+            consumer_count=queue.consumer_count,
         )
 
     def _make_queue(self, name: str, asked: commands.Queue.Declare) -> Queue:

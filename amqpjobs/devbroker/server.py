@@ -24,10 +24,10 @@ class Broker:
 
     An async context manager; inside, `url` leads to it. `profile` is the RabbitMQ version to behave like:
     "3.10", "4.0" (the default) or "4.3". `port` 0, the default, is any free one. There is one vhost, `/`,
-    and one user, guest. Above `memory_limit` bytes of messages, publishers are not read from. A delivery that
-    is not settled within `consumer_timeout` seconds, 30 minutes by default, ends its channel or, from a quorum
-    queue of 4.3, its consumer; None lets them hold it for ever. Everything is in memory: what is durable
-    survives `restart`, and nothing survives the process.
+    and one user, with every permission: guest, or another that is given. Above `memory_limit` bytes of messages,
+    1 GiB by default, publishers are not read from. A delivery that is not settled within `consumer_timeout`
+    seconds, 30 minutes by default, ends its channel or, from a quorum queue of 4.3, its consumer; None lets them
+    hold it for ever. Everything is in memory: what is durable survives `restart`, and nothing survives the process.
     """
 
     def __init__(
@@ -36,18 +36,21 @@ class Broker:
         profile: str | Profile = "4.0",
         host: str = "127.0.0.1",
         port: int = 0,
+        user: str = "guest",
+        password: str = "guest",
         clock: Clock | None = None,
-        memory_limit: int = 256 * _MIB,
+        memory_limit: int = 1024 * _MIB,
         consumer_timeout: float | None = 1800.0,
     ) -> None:
         self.profile = find_profile(profile) if isinstance(profile, str) else profile
         self._host = host
         self._port = port
+        self._user, self._password = user, password
         self._timers = Timers(clock or RealClock())
         self._directory = Directory(self.profile, self._timers, Memory(memory_limit), consumer_timeout)
         self._server: asyncio.Server | None = None
         self.add_vhost("/")
-        self.add_user("guest", "guest")
+        self.add_user(user, password)
 
     @property
     def port(self) -> int:
@@ -56,18 +59,20 @@ class Broker:
 
     @property
     def url(self) -> str:
-        return self.url_of("guest", "guest")
+        return self.url_of(self._user, self._password)
 
     def url_of(self, user: str, password: str, vhost: str = "/") -> str:
         """For another user or vhost."""
-        name = "" if vhost == "/" else quote(vhost, safe="")
-        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{self._host}:{self._port}/{name}"
+        # A path of `/` is the vhost `/` to some clients, and one without a name to librabbitmq; no path is `/` to all.
+        path = "" if vhost == "/" else f"/{quote(vhost, safe='')}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{self._port}{path}"
 
     def add_vhost(self, name: str) -> None:
-        """Does nothing if there is one of that name. guest may use it."""
+        """Does nothing if there is one of that name. The first user may use it."""
         self._directory.add_vhost(name)
-        if (guest := self._directory.users.get("guest")) is not None:
-            guest.permissions.setdefault(name, Permissions())
+        if (first := self._directory.users.get(self._user)) is not None:
+            first.permissions.setdefault(name, Permissions())
 
     def add_user(self, name: str, password: str, *, vhost: str = "/", permissions: Permissions | None = None) -> None:
         """Again for each further vhost. Without `permissions` everything is allowed."""

@@ -21,25 +21,30 @@ class Settlement(Enum):
     DISCARD_FAILED = "discard_failed"
 
 
+#: A message, whether it is mandatory, and the names of its queues.
+Publishing = tuple[Message, bool, tuple[str, ...]]
+
+
 class Transaction:
     """Bounded by the memory that the whole broker may use."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._publications: list[tuple[Message, bool]] = []
+        self._publications: list[Publishing] = []
         self._settlements: list[tuple[Settlement, list[Loan]]] = []
         self._size = 0
 
-    def publish(self, message: Message, is_mandatory: bool) -> None:
+    def publish(self, message: Message, is_mandatory: bool, names: tuple[str, ...]) -> None:
+        """`names` are the queues that it is meant for, by the bindings of this moment."""
         if self._size + message.size > self._memory.limit:
             raise RefusedError(Code.RESOURCE_ERROR, f"transaction is larger than {self._memory.limit} bytes")
         self._size += message.size
-        self._publications.append((message, is_mandatory))
+        self._publications.append((message, is_mandatory, names))
 
     def settle(self, how: Settlement, loans: list[Loan]) -> None:
         self._settlements.append((how, loans))
 
-    def take(self) -> tuple[list[tuple[Message, bool]], list[tuple[Settlement, list[Loan]]]]:
+    def take(self) -> tuple[list[Publishing], list[tuple[Settlement, list[Loan]]]]:
         """Publications and settlements so far; it starts anew."""
         taken = self._publications, self._settlements
         self._publications, self._settlements, self._size = [], [], 0

@@ -276,14 +276,24 @@ class VHost:
         if not matched and exchange.alternate is not None and exchange.alternate in self.exchanges:
             yield self.exchanges[exchange.alternate]
 
-    def publish(self, message: Message) -> tuple[int, bool]:
-        """How many queues it is meant for, and whether all of them took it. Raises `RefusedError`."""
+    def routed(self, message: Message) -> tuple[str, ...]:
+        """The names of the queues that it is meant for now. Raises `RefusedError`."""
+        return tuple(queue.name for queue in self.route(self.exchanges[message.exchange], message))
+
+    def publish(self, message: Message, names: tuple[str, ...] | None = None) -> tuple[int, bool]:
+        """How many queues it is meant for, and whether all of them took it; `names` says which if it was routed before.
+
+        Raises `RefusedError`.
+        """
         if message.exchange == "" and message.keys[0].startswith(REPLY_TO + "."):
             taker = self.reply_takers.get(message.keys[0])
             if taker is not None:
                 taker.deliver_reply(message)
             return int(self.profile.are_replies_routed), True
-        queues = self.route(self.exchanges[message.exchange], message)
+        if names is None:
+            queues = self.route(self.exchanges[message.exchange], message)
+        else:
+            queues = tuple(self.queues[name] for name in names if name in self.queues)
         is_taken = True
         for queue in queues:
             is_taken &= queue.offer(message)

@@ -5,6 +5,7 @@ and its validation is not RabbitMQ's. Methods that come with every message have 
 """
 
 import struct
+from functools import lru_cache
 from typing import cast
 
 from pamqp import commands
@@ -20,6 +21,8 @@ PREFIX = struct.Struct(">BHI")
 #: Bytes of a frame beside its payload.
 OVERHEAD = 8
 INDEX = struct.Struct(">I")
+#: Decoded addresses that are remembered.
+_ADDRESSES = 1024
 _OCTET, _SHORT, _LONG, _LONGLONG = (struct.Struct(f">{code}") for code in "BHIQ")
 _INTEGERS = {"octet": _OCTET, "short": _SHORT, "long": _LONG, "longlong": _LONGLONG}
 
@@ -64,9 +67,9 @@ def decode(payload: bytes) -> Frame:
     except KeyError:
         raise RefusedError(Code.COMMAND_INVALID, "unknown method") from None
     except UnicodeDecodeError:
-        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
+        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr", is_nameless=True) from None
     except (IndexError, struct.error):
-        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
+        raise undecodable(payload) from None
     return asked
 
 
@@ -128,8 +131,9 @@ def refusal(channel: int, number: int, multiple: bool) -> bytes:
     return _FLAGGED_ACK.pack(METHOD, channel, 13, _NACK, number, multiple, 0xCE)
 
 
+@lru_cache(maxsize=_ADDRESSES)
 def read_publish(payload: bytes) -> tuple[str, str, bool, bool]:
-    """Exchange, routing key, mandatory, immediate."""
+    """Exchange, routing key, mandatory, immediate. Most messages go where others went before."""
     try:
         middle = 7 + payload[6]
         end = middle + 1 + payload[middle]
@@ -137,9 +141,14 @@ def read_publish(payload: bytes) -> tuple[str, str, bool, bool]:
         key = str(payload[middle + 1 : end], "utf-8", "surrogateescape")
         return str(payload[7:middle], "utf-8"), key, flags & 1 > 0, flags & 2 > 0
     except UnicodeDecodeError:
-        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
+        raise RefusedError(Code.FRAME_ERROR, "Malformed UTF-8 in shortstr", is_nameless=True) from None
     except IndexError:
-        raise RefusedError(Code.FRAME_ERROR, "cannot decode the method's fields") from None
+        raise undecodable(payload) from None
+
+
+def undecodable(payload: bytes) -> RefusedError:
+    """A method whose fields are cut."""
+    return RefusedError(Code.FRAME_ERROR, f"cannot decode <<{','.join(map(str, payload[INDEX.size :]))}>>")
 
 
 def _layout(command: type[Frame]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import spawn
 
 from amqpjobs.clock import Clock
@@ -122,6 +122,8 @@ class Place:
         self.number = number
         self.member: Member | None = None
         self.pause = 0.0
+        #: A reload may have mended what was wrong: the pause is over.
+        self.may_be_mended = asyncio.Event()
         #: Who holds it may put a process here.
         self.lock = asyncio.Lock()
 
@@ -131,7 +133,8 @@ class Supervisor:
 
     The first goes ahead, and the others follow when it consumes: what keeps it from starting is
     told once. `hopeless` are exit codes that end all when the very first process ends with one;
-    `unclean` is the code of one that cut jobs short, and then also ours.
+    `unclean` is the code of one that cut jobs short, and then also ours. `environment` is the
+    processes' own; None: as ours.
     """
 
     def __init__(
@@ -144,8 +147,10 @@ class Supervisor:
         grace: float,
         hopeless: frozenset[int],
         unclean: int,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
+        self._environment = environment
         self._clock = clock
         self._events = events
         self._patience = grace + LAST_WORDS
@@ -197,6 +202,8 @@ class Supervisor:
     def reload(self) -> None:
         """Replace all processes, one by one. Asked for during a reload: once more after it."""
         self._reload_asked.set()
+        for place in self._places:
+            place.may_be_mended.set()
 
     def _hung_up(self) -> None:
         # The same signal says that the terminal was closed, and then nobody could stop us with Ctrl-C.
@@ -220,7 +227,7 @@ class Supervisor:
                 place.member = None
                 if member.is_done:
                     return
-            await self._rest(place.pause)
+            await self._rest(place)
 
     async def _filled(self, place: Place) -> Member | None:
         """The process that is in the place, or a new one; None when none can be started."""
@@ -231,11 +238,16 @@ class Supervisor:
 
     async def _started(self, place: Place) -> Member | None:
         assert self._tasks is not None
+        place.may_be_mended.clear()
         ours, theirs = socket.socketpair()
         try:
             command = self._command(place.number, theirs.fileno())
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                *command,
+                stdin=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=self._environment,
             )
             reader, writer = await asyncio.open_unix_connection(sock=ours)
         except OSError as error:  # no more processes, files or memory
@@ -288,10 +300,10 @@ class Supervisor:
             self._code = code
             self.stop("the first process could not start")
 
-    async def _rest(self, seconds: float) -> None:
+    async def _rest(self, place: Place) -> None:
         with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(seconds):
-                await self._stop_asked.wait()
+            async with self._clock.timeout(place.pause):
+                await _first_of(self._stop_asked, place.may_be_mended)
 
     async def _kill_at_last(self) -> None:
         await self._stop_asked.wait()

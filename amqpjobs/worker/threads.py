@@ -37,7 +37,7 @@ class Threads:
         """Run it in a thread, within this task's context. Cancelling stops the wait, not the thread."""
         future: Future[tuple[T | None, BaseException | None]] = Future()
         context = contextvars.copy_context()
-        self._submit(lambda: context.run(_into, future, function))
+        self._submit(lambda: context.run(_into, future, function, self._returned))
         result, error = await asyncio.wrap_future(future)
         if error is not None:
             raise error
@@ -58,19 +58,24 @@ class Threads:
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                call()
-            finally:
-                with self._lock:
-                    self._running -= 1
+            call()
+
+    def _returned(self) -> None:
+        with self._lock:
+            self._running -= 1
 
 
-def _into(future: "Future[tuple[T | None, BaseException | None]]", function: Callable[[], T]) -> None:
+def _into(
+    future: "Future[tuple[T | None, BaseException | None]]", function: Callable[[], T], returned: Callable[[], None]
+) -> None:
     if not future.set_running_or_notify_cancel():
+        returned()
         return
     # The error is handed over as a value: a future refuses StopIteration and would never be done.
     try:
         outcome: tuple[T | None, BaseException | None] = function(), None
     except BaseException as error:  # SystemExit of a handler, too
         outcome = None, error
+    # Before anybody knows the result: who then calls at once finds this thread free, and starts no further one.
+    returned()
     future.set_result(outcome)

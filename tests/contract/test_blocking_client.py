@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, cast
 
-import psutil
 import pytest
 
 from amqpjobs import (
@@ -28,6 +27,7 @@ from amqpjobs.events import ConnectionOpened, JobEnqueued
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from tests.support.apps import Bench, Note, record, watch, work_queue
 from tests.support.broker import Broker
+from tests.support.process import descriptors, our_threads
 
 
 async def bound(app: App[Any], kind: type[Note]) -> None:
@@ -319,20 +319,12 @@ async def test_a_client_that_is_dropped_ends_its_thread(bench: Bench) -> None:
 @contextlib.contextmanager
 def unchanged_process() -> Generator[None]:
     """No thread of ours and no descriptor more than before, in a moment at most."""
-    before = descriptors()
+    threads, before = set(our_threads()), descriptors()
     yield
     deadline = time.monotonic() + 10
-    while (left := our_threads()) or descriptors() > before:
+    while (left := set(our_threads()) - threads) or descriptors() > before:
         assert time.monotonic() < deadline, f"{left}, {descriptors()} descriptors and not {before}"
         threading.Event().wait(0.01)
-
-
-def our_threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name.startswith("amqpjobs")]
-
-
-def descriptors() -> int:
-    return psutil.Process().num_fds()
 
 
 def interrupt(*arguments: object) -> None:

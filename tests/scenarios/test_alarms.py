@@ -10,11 +10,11 @@ from amqpjobs import App, EnqueueError, EnqueueTimeoutError, JobContext, Retry, 
 from amqpjobs.events import ConnectionBlocked, ConnectionLost, ConnectionUnblocked
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control, until_all_ran
-from tests.scenarios.test_blocking_client import state_of_process
 from tests.support.apps import Bench, Note, record, watch
 from tests.support.broker import PATIENCE, eventually, plain_client
 from tests.support.faults import FaultyProxy
 from tests.support.length import is_full
+from tests.support.process import state_of_process
 from tests.support.rabbitmq import Node
 
 ALARM = 60.0 if is_full() else 5.0
@@ -99,8 +99,9 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
         async with Worker(app):
             await asyncio.gather(*(produce(n) for n in range(100)))
             await until_all_ran(confirmed, lambda: {run.envelope.job_id for run in ran if is_last(run.n, run.attempt)})
+            before = len(ran)
             confirmed.add((await producer.enqueue(kind(n=0, text="wait"))).job_id)
-            await ran.until(len(ran) + 1)
+            await ran.until(before + 1)
             async with memory_alarm(node):
                 await close_while_blocked(bench.app(), kind)
                 gate.set()

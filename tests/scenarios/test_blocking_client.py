@@ -15,7 +15,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import cast
 
-import psutil
 import pytest
 
 from amqpjobs import BlockingClient, EnqueueTimeoutError, Worker
@@ -25,6 +24,7 @@ from tests.support import enqueuers
 from tests.support.apps import Bench, record, work_queue
 from tests.support.broker import PATIENCE, Broker, plain_client
 from tests.support.ledger import open_ledger
+from tests.support.process import state_of_process
 from tests.support.rabbitmq import HOST, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -304,10 +304,3 @@ def unchanged_process() -> Generator[None]:
     while any(now > then for now, then in zip(state_of_process(), before, strict=True)):
         assert time.monotonic() < deadline, f"{state_of_process()} and not {before}: {threading.enumerate()}"
         threading.Event().wait(0.02)
-
-
-def state_of_process() -> tuple[int, int, int]:
-    """Threads of ours, descriptors, and sockets."""
-    ours = [each for each in threading.enumerate() if each.name.startswith("amqpjobs")]
-    process = psutil.Process()
-    return len(ours), process.num_fds(), len(process.net_connections())

@@ -12,11 +12,11 @@ import pytest
 
 from amqpjobs import App, BlockingClient, EnqueueTimeoutError, Worker
 from amqpjobs.events import ConnectionBlocked
-from tests.scenarios.test_blocking_client import state_of_process
 from tests.support.apps import Bench, Note, record, watch
 from tests.support.broker import PATIENCE, Broker, eventually, plain_client
 from tests.support.faults import FaultyProxy
 from tests.support.length import is_full
+from tests.support.process import state_of_process
 from tests.support.rabbitmq import HOST, free_ports
 
 CALLS = 1_000 if is_full() else 50

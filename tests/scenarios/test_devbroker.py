@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import aiormq
 import pytest
+import uvloop
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands, frame
 from pamqp.commands import Basic
@@ -237,6 +238,23 @@ async def test_it_stops_any_number_of_times_and_before_it_started() -> None:
         await aiormq.connect(broker.url)
 
 
+def test_it_runs_on_uvloop_too() -> None:
+    async def story() -> None:
+        async with Broker() as broker:
+            async with channel_of(broker.url) as channel:
+                await channel.queue_declare("q", durable=True)
+                for _ in range(50):
+                    await channel.basic_publish(BODY, routing_key="q", properties=Basic.Properties(delivery_mode=2))
+                await broker.restart()
+            async with channel_of(broker.url) as channel:
+                assert await count(channel, "q") == 50
+                got = await held(channel, "q")
+                async with asyncio.timeout(PATIENCE):
+                    assert [(await got.get()).body for _ in range(10)] == [BODY] * 10
+
+    uvloop.run(story())
+
+
 async def held(channel: AbstractChannel, queue: str) -> asyncio.Queue[DeliveredMessage]:
     """What a consumer gets and does not settle."""
     got = asyncio.Queue[DeliveredMessage]()
@@ -300,3 +318,22 @@ async def test_a_classic_queue_of_4_3_waits_for_ever() -> None:
 
         await channel.basic_ack(cast("Any", message.delivery).delivery_tag)
         assert await count(channel, "q") == 0
+
+
+def test_it_runs_on_uvloop_as_well() -> None:
+    async def exchange() -> bytes:
+        async with Broker() as broker, channel_of(broker.url) as channel:
+            await channel.queue_declare("some")
+            await channel.basic_publish(b"word", routing_key="some")
+            return (await channel.basic_get("some", no_ack=True)).body
+
+    assert uvloop.run(exchange()) == b"word"
+
+
+async def test_its_only_user_may_be_another_than_guest() -> None:
+    assert Broker(user="dev", password="s3cret/", host="::1", port=5672).url == "amqp://dev:s3cret%2F@[::1]:5672/"
+    async with Broker(user="dev", password="s3cret/") as broker:
+        async with channel_of(broker.url) as channel:
+            await channel.queue_declare("mine")
+        with pytest.raises(aiormq.exceptions.ProbableAuthenticationError):
+            await aiormq.connect(broker.url_of("guest", "guest"))

@@ -15,12 +15,15 @@ from amqpjobs.events import ConnectionLost, ConnectionOpened, JobEnded
 from tests.conftest import announce
 from tests.scenarios.conftest import until_all_ran, until_enqueued
 from tests.support.apps import Bench, Note, Ran, dead_queue, record, watch, work_queue
-from tests.support.broker import eventually, plain_client
+from tests.support.broker import PATIENCE, eventually, plain_client
 from tests.support.faults import FaultyProxy, Way
 from tests.support.length import is_full
 
 #: What one look of the watchdog says.
 OPEN_CHANNEL, DECLARE = "method 20.10", "queue.declare"
+
+#: Far more than the client library lets wait for room on a connection.
+AT_ONCE = 200
 
 #: Jobs at once, and seconds each takes.
 PREFETCH, TAKES = (200, 10.0) if is_full() else (40, 1.0)
@@ -214,6 +217,50 @@ async def test_jobs_that_run_when_the_connection_is_cut_run_once_and_are_acked(f
 
     assert sorted(run.n for run in ran) == list(range(50))
     assert await faulty.bench.broker.count(work_queue(app)) == 0
+
+
+async def test_jobs_that_end_just_when_the_connection_is_cut_are_settled_and_leave_their_slots(faulty: Faulty) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    gate = asyncio.Event()
+
+    async def wait(job: Note, context: JobContext[None]) -> None:
+        await gate.wait()
+
+    ran, ended = record(app, kind, wait), watch(app.events, JobEnded)
+    async with Worker(app, concurrency=AT_ONCE) as worker:
+        await producer.enqueue_many([kind(n=n) for n in range(2 * AT_ONCE)])
+        await ran.until(AT_ONCE)
+        gate.set()
+        faulty.proxy.cut()
+        await ended.until(2 * AT_ONCE)
+
+        async def is_idle() -> bool:
+            return worker.running == 0
+
+        await eventually(is_idle)
+
+    assert {run.n for run in ran} == set(range(2 * AT_ONCE))
+
+
+async def test_a_worker_that_is_to_stop_just_when_its_connection_is_cut_does_not_wait_for_its_grace(
+    faulty: Faulty,
+) -> None:
+    app, producer, kind = faulty.worked(), faulty.bench.app(), faulty.bench.kind()
+    gate = asyncio.Event()
+
+    async def wait(job: Note, context: JobContext[None]) -> None:
+        await gate.wait()
+
+    ran = record(app, kind, wait)
+    worker = await Worker(app, concurrency=AT_ONCE, grace=600).__aenter__()
+    await producer.enqueue_many([kind(n=n) for n in range(AT_ONCE)])
+    await ran.until(AT_ONCE)
+    gate.set()
+    faulty.proxy.cut()
+    async with asyncio.timeout(PATIENCE):
+        await worker.__aexit__(None, None, None)
+
+    assert worker.running == worker.cancelled == 0
 
 
 async def test_jobs_that_end_while_the_broker_is_away_are_settled_when_it_is_back(faulty: Faulty) -> None:

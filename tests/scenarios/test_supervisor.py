@@ -350,3 +350,19 @@ async def test_a_process_that_does_not_stop_is_killed(monkeypatch: pytest.Monkey
 
     assert await asyncio.wait_for(running, PATIENCE) == 6
     assert ended[0].code == -signal.SIGKILL
+
+
+async def test_a_reload_ends_the_pause_before_a_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amqpjobs.worker.supervisor.FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr("amqpjobs.worker.supervisor.LONGEST_PAUSE", 3600.0)
+    events = Events()
+    ended = watch(events, ProcessEnded)
+    supervisor = supervisor_of(program("sys.exit(1)"), events)
+    running = asyncio.create_task(supervisor.run())
+    await ended.until(1)
+
+    supervisor.reload()
+
+    await ended.until(2)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, PATIENCE) == 0

@@ -1,22 +1,29 @@
 #!/bin/sh
-# Sees to it that a RabbitMQ server is installed on this machine; the tests start private nodes of it.
+# Sees to it that a RabbitMQ server is installed on this machine; the tests start private nodes of it. And
+# librabbitmq's command-line tools, which are clients that nobody here wrote.
 #
 # Debian's package starts a broker on port 5672 at once. Nobody here wants that one, and it would
 # stand in the way of a broker that the owner of the machine runs, so the service is not started.
 set -eu
 
+wanted=
 # The second folder is Debian's own, and not on anybody's PATH.
-if PATH="$PATH:/usr/lib/rabbitmq/bin" command -v rabbitmq-server >/dev/null; then
-  exit 0
-fi
+PATH="$PATH:/usr/lib/rabbitmq/bin" command -v rabbitmq-server >/dev/null || wanted=rabbitmq-server
+command -v amqp-publish >/dev/null || wanted="$wanted amqp-tools"
+[ -n "$wanted" ] || exit 0
 
 missing() {
+  if [ "$wanted" = " amqp-tools" ]; then
+    # Only a few tests need them, and say so themselves.
+    echo "amqp-publish and its kin are not installed here, and some tests need them: $1." >&2
+    exit 0
+  fi
   cat >&2 <<HELP
 RabbitMQ is not installed here, and the tests need its server (3.10 or newer): $1.
 Install it so that rabbitmq-server and rabbitmqctl are on PATH, and do not start it:
   Debian, Ubuntu   sudo make rabbitmq
-  Fedora           sudo dnf install rabbitmq-server
-  macOS            brew install rabbitmq, and add \$(brew --prefix)/sbin to PATH
+  Fedora           sudo dnf install rabbitmq-server librabbitmq-tools
+  macOS            brew install rabbitmq rabbitmq-c, and add \$(brew --prefix)/sbin to PATH
   elsewhere        https://www.rabbitmq.com/docs/download
 HELP
   exit 1
@@ -45,5 +52,8 @@ quietly() { # the output is worth reading only when something went wrong
 export DEBIAN_FRONTEND=noninteractive
 # Somebody else's apt may hold the lock for a moment.
 quietly apt-get -q -o DPkg::Lock::Timeout=300 update
-quietly apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends rabbitmq-server
-echo "Installed rabbitmq-server $(dpkg-query -W -f '${Version}' rabbitmq-server); its service was not started."
+# shellcheck disable=SC2086  # one word for each package
+quietly apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $wanted
+for package in $wanted; do
+  echo "Installed $package $(dpkg-query -W -f '${Version}' "$package"); no service was started."
+done

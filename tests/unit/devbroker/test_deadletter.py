@@ -6,7 +6,7 @@ import pytest
 
 from amqpjobs.devbroker.queue import Queue
 from amqpjobs.devbroker.returns import Return
-from amqpjobs.devbroker.table import Field, Table, array
+from amqpjobs.devbroker.table import Field, Table, array, read_array, text
 from amqpjobs.devbroker.table import table as inner
 from tests.unit.devbroker.rig import VERSIONS, Rig, Value, deaths, properties, said, table
 
@@ -170,3 +170,15 @@ def test_a_long_chain_of_queues_is_no_deep_chain_of_calls() -> None:
     rig.publish("q0", "a")
 
     assert rig.bodies("q299") == ["a"]
+
+
+def test_a_key_that_is_hidden_as_a_copy_is_told_as_the_routing_key() -> None:
+    rig = Rig("4.3")
+    rig.queue("dead")
+    rig.queue("q", x_message_ttl=0, x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    copies = Table({b"BCC": array([text("q")])})
+    rig.publish("q", "a", raw=properties(headers=copies))
+
+    keys = deaths(rig.messages("dead")[0])[0].look("routing-keys")
+    assert keys is not None
+    assert [item.raw for item in read_array(keys.raw)] == [b"q"]

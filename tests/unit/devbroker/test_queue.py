@@ -261,7 +261,7 @@ def test_a_purge_leaves_what_is_lent() -> None:
 
 
 def test_memory_is_held_until_messages_are_settled_and_who_waits_is_told() -> None:
-    rig = Rig(memory=2_000)
+    rig = Rig(memory=1_500)
     queue, calls = rig.queue(), list[str]()
     rig.publish("q", *("x" * 400 for _ in range(3)))
     assert rig.memory.is_short
@@ -303,3 +303,43 @@ def test_an_exclusive_queue_belongs_to_its_connection() -> None:
     assert rig.vhost.queue("q", mine) is rig.vhost.queues["q"]
     with pytest.raises(RefusedError, match="RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'"):
         rig.vhost.queue("q", yours)
+
+
+def test_a_message_that_expires_waits_for_those_of_higher_priority() -> None:
+    rig = Rig()
+    queue = rig.queue(x_max_priority=5)
+    rig.publish("q", "low", raw=properties(priority=0, expiration="40"))
+    rig.publish("q", "high", raw=properties(priority=5))
+
+    rig.timers.advance(1)
+    assert rig.bodies() == ["high", "low"]
+    queue.get(is_silent=True)
+
+    assert rig.bodies() == []
+
+
+def test_what_comes_back_to_a_full_queue_is_dropped_before_it_is_delivered_again() -> None:
+    rig = Rig()
+    queue = rig.queue(x_max_length=1)
+    taker, _ = rig.consume(queue, prefetch=1)
+    rig.publish("q", "first", "second")
+
+    taker.got[0][0].lent -= 1
+    queue.give_back(taker.entries(0), Return.NACKED)
+
+    assert taker.bodies == ["first", "second"]
+    assert rig.bodies() == []
+
+
+def test_who_was_passed_over_is_the_last_to_have_a_turn_again() -> None:
+    rig = Rig()
+    queue = rig.queue()
+    takers = [rig.consume(queue, prefetch=prefetch) for prefetch in (1, 0, 0)]
+    rig.publish("q", *"abcd")  # the fourth would be the first one's again
+
+    full = takers[0][1]
+    full.lent -= 1
+    queue.consumers.has_room_again(full)
+    rig.publish("q", *"efg")
+
+    assert [taker.bodies for taker, _ in takers] == [["a", "g"], ["b", "d", "f"], ["c", "e"]]

@@ -215,3 +215,84 @@ def test_without_all_three_arguments_dead_letters_may_be_lost() -> None:
 
     assert not queue.arguments.is_at_least_once
     assert rig.memory.held == 0
+
+
+def test_who_holds_a_message_counts_as_a_consumer() -> None:
+    rig = Rig()
+    queue = rig.quorum()
+    rig.publish("q", "a", "b")
+    got = queue.get(is_silent=False)
+    assert got is not None
+    assert queue.consumer_count == 1
+
+    _, consumer = rig.consume(queue)
+    queue.remove_consumer(consumer)
+    assert queue.consumer_count == 2
+
+    queue.settle([got])
+    assert queue.consumer_count == 1
+
+
+def test_who_waits_to_be_the_single_active_consumer_does_not_count() -> None:
+    rig = Rig()
+    queue = rig.quorum(x_single_active_consumer=True)
+    for _ in range(3):
+        rig.consume(queue)
+
+    assert queue.consumer_count == 1
+
+
+def test_a_queue_does_not_expire_while_somebody_holds_a_message() -> None:
+    rig = Rig()
+    queue = rig.quorum(x_expires=1_000)
+    rig.publish("q", "a")
+    got = queue.get(is_silent=False)
+    assert got is not None
+
+    rig.timers.advance(60)
+    assert not queue.is_deleted
+    queue.settle([got])
+    rig.timers.advance(1.1)
+
+    assert queue.is_deleted
+
+
+def test_a_message_without_time_is_first_of_all_too_many() -> None:
+    rig = Rig()
+    rig.queue("dead")
+    rig.quorum(x_message_ttl=0, x_max_length=0, x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    rig.publish("q", "a")
+
+    assert [said(death, "reason") for death in deaths(rig.messages("dead")[0])] == ["maxlen"]
+
+
+def test_4_3_expires_the_first_of_each_priority() -> None:
+    rig = Rig("4.3")
+    rig.quorum()
+    rig.publish("q", "high", raw=properties(priority=9))
+    rig.publish("q", "low", raw=properties(priority=1, expiration="40"))
+
+    rig.timers.advance(1)
+
+    assert rig.bodies() == ["high"]
+
+
+@pytest.mark.parametrize(("version", "fits"), [("4.0", True), ("4.3", False)])
+def test_4_3_weighs_properties_too(version: str, fits: bool) -> None:
+    rig = Rig(version)
+    rig.quorum(x_max_length_bytes=4)
+    rig.publish("q", "ab")  # with three bytes of properties
+
+    assert rig.bodies() == (["ab"] if fits else [])
+
+
+def test_4_3_gives_what_came_back_first_also_without_a_limit() -> None:
+    rig = Rig("4.3")
+    queue = rig.quorum(x_delivery_limit=-1)
+    rig.publish("q", "a", "b")
+    got = queue.get(is_silent=False)
+    assert got is not None
+
+    queue.give_back([got], Return.REJECTED)
+
+    assert rig.bodies() == ["a", "b"]

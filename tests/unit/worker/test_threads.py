@@ -1,5 +1,7 @@
 import asyncio
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,27 @@ async def test_a_cancelled_wait_leaves_the_thread_to_finish() -> None:
     threads.close()
 
     assert (call.cancelled(), still_running, has_ended) == (True, 1, True)
+
+
+class Lingering(Future[Any]):
+    """Its thread is held up just behind its result."""
+
+    may_go_on = threading.Event()
+
+    def set_result(self, result: Any) -> None:
+        super().set_result(result)
+        self.may_go_on.wait(10)
+
+
+async def test_a_call_right_after_another_needs_no_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amqpjobs.worker.threads.Future", Lingering)
+    threads = Threads()
+
+    first = await threads.call(lambda: threading.current_thread().name)
+    call = asyncio.create_task(threads.call(lambda: threading.current_thread().name))
+    await asyncio.sleep(0)
+    Lingering.may_go_on.set()
+    second = await call
+    threads.close()
+
+    assert first == second

@@ -1,0 +1,63 @@
+"""What is made of a broker's answers. Session and channel are fakes."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from amqpjobs.amqp import declare
+from amqpjobs.amqp.connection import Session
+from amqpjobs.amqp.declare import ASKS, Declarer
+from amqpjobs.events import Events
+from amqpjobs.topology import Topology
+
+
+class FakeSession:
+    """Its queue answers with these counts in turn, each after so many seconds; the last one stays."""
+
+    is_closed = False
+
+    def __init__(self, *answers: tuple[int, float]) -> None:
+        self._answers = answers
+        self.asked = 0
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncGenerator["FakeSession"]:
+        yield self
+
+    async def queue_declare(self, queue: str, *, passive: bool) -> Any:
+        messages, seconds = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        await asyncio.sleep(seconds)
+        return SimpleNamespace(message_count=messages, consumer_count=0)
+
+
+async def count(session: FakeSession) -> int | None:
+    return await Declarer(Topology("tests"), Events()).count(cast("Session", session), "q")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declare, "UNANSWERED", 0.02)
+
+
+async def test_a_queue_too_busy_to_answer_in_time_is_not_taken_for_an_empty_one() -> None:
+    assert await count(FakeSession((0, 0.03), (0, 0.03), (3, 0.0))) == 3
+
+
+async def test_an_empty_queue_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declare, "UNANSWERED", 60.0)  # a busy machine is no busy queue
+    session = FakeSession((0, 0.0))
+
+    assert await count(session) == 0
+    assert session.asked == 1
+
+
+async def test_an_empty_queue_far_away_is_asked_some_times_only() -> None:
+    session = FakeSession((0, 0.03))
+
+    assert await count(session) == 0
+    assert session.asked == ASKS
