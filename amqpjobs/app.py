@@ -1,8 +1,9 @@
 """The app: a service's name, its handlers and options, and the wiring of all the rest."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+import random
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -122,6 +123,8 @@ class App(Generic[S]):
         self.name = check_name(name, "The name of an app,")
         self.events = Events()
         self.clock: Clock = clock or SystemClock()
+        #: What the jitter of retries is drawn with: a number from 0 to 1.
+        self.chance: Callable[[], float] = random.random
         self._queues = _distinct(name, queues)
         self.registry = Registry(name, retry, self._queues)
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
@@ -346,6 +349,21 @@ class App(Generic[S]):
     def lend(self, client: Client | None) -> None:
         """Use this client until it is taken back with None; the worker's, while one runs."""
         self._lent = client
+
+    @contextmanager
+    def overridden(self, *, settings: Settings, clock: Clock, chance: Callable[[], float]) -> Generator[None]:
+        """Other settings, another clock and chance for the time of a block, for tests.
+
+        Inside, the app connects anew. Afterwards all is as before, what middlewares were added too.
+        """
+        kept = dict(vars(self))
+        self._settings, self._topology, self._own, self._lent = settings, None, None, None
+        self.clock, self.chance = clock, chance
+        self.enqueue_middlewares, self.run_middlewares = [*self.enqueue_middlewares], [*self.run_middlewares]
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
     async def _client(self) -> Client:
         if self._lent is not None:

@@ -309,6 +309,13 @@ class Events:
         """Call `subscriber` with each event of just this class. It must not block."""
         self._subscribers.setdefault(kind, []).append(subscriber)
 
+    def unsubscribe(self, kind: type[E], subscriber: Callable[[E], None]) -> None:
+        """Call it no more. Raises ValueError if it was not called for these."""
+        subscribers = self._subscribers.get(kind, [])
+        subscribers.remove(subscriber)
+        if not subscribers:
+            del self._subscribers[kind]
+
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody watches; who makes events on the hot path asks first."""
         return kind in self._subscribers

@@ -4,7 +4,7 @@
 raises to steer its own outcome; they are not errors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from amqpjobs.clock import Seconds, in_seconds
@@ -43,7 +43,8 @@ class Retrying:
     """The attempt failed; the next one starts after `delay` seconds."""
 
     delay: float
-    error: BaseException | None = None
+    #: Not compared: two exceptions are never equal.
+    error: BaseException | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Dead:
     """It goes to the dead-letter queue."""
 
     reason: DeadReason
-    error: BaseException | None = None
+    error: BaseException | None = field(default=None, compare=False)
 
 
 Outcome = Completed | Retrying | Snoozed | Cancelled | Expired | Returned | Dead

@@ -79,7 +79,8 @@ class Consumer:
     async def cancel(self) -> None:
         """Get no further deliveries; those that came can still be settled."""
         self.is_wanted = False
-        if not self._channel.is_closed:
+        # With its session it is gone by itself, and nobody would answer.
+        if self.session.is_open and not self._channel.is_closed:
             await self._channel.basic_cancel(self._tag)
 
 

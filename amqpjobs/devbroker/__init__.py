@@ -16,8 +16,8 @@ look, a confirm never waits, and a stream drops single messages and not segments
 """
 
 from amqpjobs.devbroker.profile import Profile
-from amqpjobs.devbroker.server import Broker
+from amqpjobs.devbroker.server import Broker, Stock
 from amqpjobs.devbroker.timers import RealClock, VirtualClock
 from amqpjobs.devbroker.users import Permissions
 
-__all__ = ["Broker", "Permissions", "Profile", "RealClock", "VirtualClock"]
+__all__ = ["Broker", "Permissions", "Profile", "RealClock", "Stock", "VirtualClock"]

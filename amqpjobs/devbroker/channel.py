@@ -39,6 +39,8 @@ class Link(Outward, Protocol):
         """Have `send_confirms` called when all that was received is done."""
         ...
 
+    def write_confirms(self, data: bytes) -> None: ...
+
 
 class Channel:
     """Open from its channel.open on; once closing it hears nothing but the end."""
@@ -151,7 +153,7 @@ class Channel:
         if self.confirms is not None:
             data = self.confirms.taken(self.number)
             if data:
-                self._link.write(data)
+                self._link.write_confirms(data)
 
     # -- requests ------------------------------------------------------------------------------------------
 

@@ -112,6 +112,13 @@ class Connection(Outlet):
     def confirm_soon(self, channel: Channel) -> None:
         self._unconfirmed.append(channel)
 
+    def write_confirms(self, data: bytes) -> None:
+        if self._directory.lost_confirms:
+            self._directory.lost_confirms -= 1
+            self.abort()
+        else:
+            self.write(data)
+
     def _send_confirms(self) -> None:
         if self._unconfirmed:
             unconfirmed, self._unconfirmed = self._unconfirmed, []

@@ -31,6 +31,10 @@ class Link(Protocol):
 
     def close(self, error: RefusedError) -> None: ...
 
+    def abort(self) -> None:
+        """End it without a word."""
+        ...
+
 
 class Directory:
     """One broker's."""
@@ -43,6 +47,8 @@ class Directory:
         self.users: dict[str, User] = {}
         self.vhosts: dict[str, VHost] = {}
         self.connections: dict[Link, None] = {}
+        #: How many of the next confirms are lost, each with its connection.
+        self.lost_confirms = 0
         self.is_deserted = asyncio.Event()
         self.is_deserted.set()
 

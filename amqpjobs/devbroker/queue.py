@@ -87,6 +87,11 @@ class Queue:
         return place("queue", self.name, self._host.name)
 
     @property
+    def lent(self) -> int:
+        """How many messages consumers have, and did not settle."""
+        return len(self._lent)
+
+    @property
     def takes_back(self) -> bool:
         """Whether it takes back what was held too long; otherwise the channel ends."""
         return False

@@ -3,10 +3,11 @@
 import asyncio
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from amqpjobs.devbroker.connection import Connection
+from amqpjobs.devbroker.definitions import Definitions, import_definitions
 from amqpjobs.devbroker.directory import Directory
 from amqpjobs.devbroker.errors import Code, RefusedError
 from amqpjobs.devbroker.memory import Memory
@@ -17,6 +18,15 @@ from amqpjobs.devbroker.users import Permissions, User
 
 _MIB = 1024 * 1024
 _GOODBYE = "broker forced connection closure with reason 'shutdown'"
+
+
+class Stock(NamedTuple):
+    """The messages of a queue."""
+
+    #: Those that wait.
+    ready: int
+    #: Those that consumers have and did not settle.
+    lent: int
 
 
 class Broker:
@@ -80,6 +90,20 @@ class Broker:
         user.password = password
         user.permissions[vhost] = permissions or Permissions()
 
+    def import_definitions(self, definitions: Definitions) -> None:
+        """Make what `rabbitmqctl import_definitions` makes of exchanges, queues and bindings, at once."""
+        import_definitions(self._directory.vhosts, definitions)
+
+    def stock(self, queue: str, vhost: str = "/") -> Stock | None:
+        """What a queue holds now; None if there is no such queue."""
+        found = self._directory.vhosts[vhost].queues.get(queue)
+        return None if found is None else Stock(len(found.backlog), found.lent)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next TTL, expiry or timeout is due, by the broker's clock; None if nothing waits for the time."""
+        return self._timers.next_due
+
     async def start(self) -> None:
         """Listen. Does nothing if it does."""
         if self._server is not None:
@@ -117,6 +141,21 @@ class Broker:
         """
         self._timers.advance(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds())
         await asyncio.sleep(0)
+
+    async def advance_to(self, moment: float) -> None:
+        """The same, to a moment of the broker's clock, such as `next_due`."""
+        self._timers.advance_to(moment)
+        await asyncio.sleep(0)
+
+    async def cut_connections(self) -> None:
+        """End all connections without a word, as when a cable is pulled or a client dies."""
+        for connection in list(self._directory.connections):
+            connection.abort()
+        await self._directory.is_deserted.wait()
+
+    def lose_next_confirm(self) -> None:
+        """The next message to be confirmed is taken, but its connection ends without a word before the confirm."""
+        self._directory.lost_confirms += 1
 
     async def drop_connections(self) -> None:
         """Close all connections, with RabbitMQ's words for a shutdown, and see that they are gone."""

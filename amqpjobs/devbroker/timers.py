@@ -109,6 +109,13 @@ class Timers:
     def now(self) -> float:
         return self.clock.now()
 
+    @property
+    def next_due(self) -> float | None:
+        """The moment of the next one, if any waits."""
+        while self._heap and not self._heap[0][2].is_waiting:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
     def at(self, moment: float, act: Callable[[], None]) -> Timer:
         """Have something done at a moment; at the same moment, in this order."""
         timer = Timer(moment, act)
@@ -121,7 +128,10 @@ class Timers:
 
     def advance(self, seconds: float) -> None:
         """Move time on, and do what becomes due on the way."""
-        target = self.clock.now() + seconds
+        self.advance_to(self.clock.now() + seconds)
+
+    def advance_to(self, target: float) -> None:
+        """The same, to a moment."""
         while self._heap and self._heap[0][0] <= target:
             moment, _, timer = heapq.heappop(self._heap)
             if timer.is_waiting:
@@ -149,13 +159,12 @@ class Timers:
             self._set_alarm()
 
     def _set_alarm(self) -> None:
-        while self._heap and not self._heap[0][2].is_waiting:
-            heapq.heappop(self._heap)
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._loop is not None and self._heap:
-            self._alarm_at = self._heap[0][0]
+        due = self.next_due
+        if self._loop is not None and due is not None:
+            self._alarm_at = due
             self._alarm = self._loop.call_later(max(0.0, self._alarm_at - self.clock.now()), self._wake)
 
     def _clean(self) -> None:

@@ -8,7 +8,8 @@ its middlewares, then what an exception means.
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -63,6 +64,7 @@ class Execution:
         enqueue: Enqueue,
         middlewares: Sequence[RunMiddleware] = (),
         processes: Processes | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -74,6 +76,7 @@ class Execution:
         self._middlewares = middlewares
         #: None in a child, which itself runs what its worker has for processes.
         self._processes = processes
+        self._chance = chance
 
     async def run(self, envelope: Envelope, seat: Seat | None = None) -> Outcome:
         """The outcome of this attempt. Only a cancellation from outside is raised.
@@ -207,7 +210,7 @@ class Execution:
             case Cancel():
                 return Cancelled(error.reason)
             case _:
-                return after_failure(handler, context.attempt, context.max_attempts, error)
+                return after_failure(handler, context.attempt, context.max_attempts, error, self._chance)
 
     def _unknown(
         self, envelope: Envelope, reason: DeadReason, error: UnknownKindError | UnknownVersionError
@@ -220,10 +223,16 @@ class Execution:
         return Snoozed(max(self._settings.unknown_delay, waited), str(error), unknown=True)
 
 
-def after_failure(handler: Handler, attempt: int, max_attempts: int, error: BaseException) -> Retrying | Dead:
+def after_failure(
+    handler: Handler,
+    attempt: int,
+    max_attempts: int,
+    error: BaseException,
+    chance: Callable[[], float] = random.random,
+) -> Retrying | Dead:
     """Whether this attempt was the last one, and else when the next one is due."""
     wish = error.delay if isinstance(error, Retry) else None
-    delay = _delay(handler, attempt, error) if wish is None else wish
+    delay = _delay(handler, attempt, error, chance) if wish is None else wish
     if delay is None:
         return Dead(DeadReason.NOT_RETRYABLE, error)
     if attempt >= max_attempts:
@@ -231,12 +240,12 @@ def after_failure(handler: Handler, attempt: int, max_attempts: int, error: Base
     return Retrying(delay, error)
 
 
-def _delay(handler: Handler, attempt: int, error: BaseException) -> float | None:
+def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callable[[], float]) -> float | None:
     try:
-        return handler.retry.delay_after(attempt, error)
+        return handler.retry.delay_after(attempt, error, chance)
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
-        return DEFAULT_RETRY.delay_after(attempt, error)
+        return DEFAULT_RETRY.delay_after(attempt, error, chance)
 
 
 class _Overrun(TimeoutError):

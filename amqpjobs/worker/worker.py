@@ -9,7 +9,7 @@ batch handler share a slot.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -68,6 +68,8 @@ class Service(Producing, Protocol):
     def run_middlewares(self) -> Sequence[RunMiddleware]: ...
     @property
     def effects(self) -> Sequence[Effect]: ...
+    @property
+    def chance(self) -> Callable[[], float]: ...
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """Around the worker's life; yields the state handlers see."""
@@ -85,6 +87,7 @@ class Worker:
     permission or the topology is refused, and with the default URL also when no broker
     answers. Any other broker that is away is waited for. Leaving drains: what has not
     started is handed back, what runs may finish within `grace` seconds (default: the setting).
+    With `apart=False` handlers with `run_in="process"` run in this one all the same, for tests.
     """
 
     def __init__(
@@ -95,8 +98,10 @@ class Worker:
         queues: Sequence[str] | None = None,
         strict: bool = False,
         grace: float | None = None,
+        apart: bool = True,
     ) -> None:
         self._app = app
+        self._apart = apart
         self._settings = app.settings
         self._grace = app.settings.grace if grace is None else grace
         self._concurrency = concurrency or app.settings.concurrency
@@ -144,6 +149,11 @@ class Worker:
         return 0 if self._running is None else len(self._running)
 
     @property
+    def waiting(self) -> int:
+        """Jobs that came and have not begun: for a slot, for the rest of their batch, or after a crash."""
+        return self._intake.waiting
+
+    @property
     def cancelled(self) -> int:
         """Runs that were cut short at the end; 0 after a clean stop."""
         return 0 if self._running is None else self._running.cancelled
@@ -161,7 +171,7 @@ class Worker:
         session = await self._publishing.session()
         queues = [self._app.topology.work_queue(queue.name) for queue in self._queues]
         ready = [await self._declarer.count(session, queue) or 0 for queue in queues]
-        return sum(ready) + self._intake.waiting + self.running
+        return sum(ready) + self.waiting + self.running
 
     async def __aenter__(self) -> Self:
         app = self._app
@@ -196,6 +206,7 @@ class Worker:
                 enqueue=client.enqueue,
                 middlewares=app.run_middlewares,
                 processes=processes,
+                chance=app.chance,
             )
             self._running = self._made_running(execution, await self._entered_quarantine(stack, execution))
             await stack.enter_async_context(self._consuming)
@@ -274,7 +285,7 @@ class Worker:
 
     def _processes_needed(self) -> Processes | None:
         app = self._app
-        if all(handler.run_in != "process" for handler in app.registry.handlers):
+        if not self._apart or all(handler.run_in != "process" for handler in app.registry.handlers):
             return None
         return Processes(introduction(app, app.registry), settings=app.settings, clock=app.clock)
 

@@ -1,0 +1,93 @@
+"""Whether all that can happen without time passing has happened.
+
+Jobs go over real sockets, so nobody can be asked whether something is under way. But it shows in the books: each
+delivery that the broker has lent is in the worker's hands, or it is on its way to it, or its ack is on its way back.
+"""
+
+from collections.abc import Callable, Sequence
+
+from amqpjobs.clock import SystemClock
+from amqpjobs.devbroker import Broker
+from amqpjobs.registry import Registry
+from amqpjobs.testing.clock import FakeClock
+from amqpjobs.testing.record import Record, Run
+from amqpjobs.worker import Worker
+
+#: Turns of the event loop without any unrest, for tasks that were woken just now and have not done anything yet.
+_QUIET = 10
+#: Turns after which it is looked at only each millisecond: something takes real time.
+_HASTY = 500
+#: Real seconds that a handler in a thread may take, or a connection to come back.
+LONGEST = 30.0
+
+
+class Rest:
+    """Of one app, its worker and its broker."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        clock: FakeClock,
+        record: Record,
+        registry: Registry,
+        queues: Sequence[str],
+        worker: Callable[[], Worker | None],
+        patience: float,
+    ) -> None:
+        """`queues` are the broker's names of those that `worker` works on."""
+        self._broker = broker
+        self._clock = clock
+        self._record = record
+        self._registry = registry
+        self._queues = queues
+        self._worker = worker
+        self._patience = patience
+        self._real = SystemClock()
+
+    async def come(self) -> None:
+        """Wait for it, in real time. Raises AssertionError when it does not come."""
+        started, turns, quiet = self._real.monotonic(), 0, 0
+        while quiet < _QUIET:
+            await self._real.sleep(0 if turns < _HASTY else 0.001)
+            turns += 1
+            unrest = self._unrest(self._real.monotonic() - started)
+            quiet = 0 if unrest else quiet + 1
+            if unrest and self._real.monotonic() - started > LONGEST:
+                raise AssertionError(f"It did not come to rest within {LONGEST:g} s of real time: {unrest}.")
+
+    def _unrest(self, waited: float) -> str:
+        """What is going on; "" when nothing is."""
+        worker = self._worker()
+        # One that the broker does not answer waits for its deadline, and so for the time to move.
+        if self._record.enqueuing and waited < self._patience:
+            return "somebody is enqueuing"
+        return "" if worker is None else self._at_work(worker)
+
+    def _at_work(self, worker: Worker) -> str:
+        if not worker.is_consuming:
+            return "the worker is not connected"
+        lent = sum(stock.lent for queue in self._queues if (stock := self._broker.stock(queue)) is not None)
+        if lent != worker.running + worker.waiting:
+            return f"{lent} jobs are lent to the worker, and it has {worker.running + worker.waiting}"
+        if not worker.running:
+            self._record.runs.clear()
+        elif worker.running > sum(run.count for run in self._record.runs.values()):
+            return "a job begins or is settled"
+        return next((reason for run in self._record.runs.values() if (reason := self._awake(run))), "")
+
+    def _awake(self, run: Run) -> str:
+        """Whether a job may still do something before time moves."""
+        if run.envelope.job_id in self._clock.sleepers:
+            run.awake_since, run.is_stuck = None, False
+            return ""
+        now = self._real.monotonic()
+        if run.awake_since is None:
+            run.awake_since = now
+        if self._is_async(run):  # nobody can tell what it waits for
+            run.is_stuck = run.is_stuck or now - run.awake_since > self._patience
+        return "" if run.is_stuck else f"job {run.envelope.kind!r} ({run.envelope.job_id}) is running"
+
+    def _is_async(self, run: Run) -> bool:
+        handler = self._registry.get(run.envelope.kind)
+        return handler is None or handler.is_async
