@@ -192,8 +192,9 @@ async def _closed(channel: Channel) -> None:
         with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
             await channel.close(timeout=5)
     except asyncio.CancelledError:  # also what the library says when the connection ends meanwhile
-        if is_cancelled():
-            raise
+        pass
+    if is_cancelled():  # of which the library may have made another error
+        raise asyncio.CancelledError
 
 
 def _now() -> float:

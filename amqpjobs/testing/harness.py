@@ -81,6 +81,11 @@ class Harness(Generic[S]):
     # What there is
 
     @property
+    def is_open(self) -> bool:
+        """Whether its block has been entered, and not been left."""
+        return self._course is not None
+
+    @property
     def app(self) -> App[S]:
         """The app, which here enqueues to the harness's broker."""
         self._entered()

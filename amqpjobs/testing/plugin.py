@@ -47,7 +47,7 @@ def harness(amqpjobs_app: "App[Any]") -> "Harness[Any]":
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Open the harness around the test function, before anybody makes a coroutine of it."""
     asked = cast("dict[str, object]", getattr(item, "funcargs", {})).get("harness")
-    if isinstance(item, pytest.Function) and _is_ours(asked) and inspect.iscoroutinefunction(item.obj):
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj) and _is_to_be_opened(asked):
         plain = item.obj
         item.obj = _inside(cast("Harness[Any]", asked), plain)
         try:
@@ -57,8 +57,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     return (yield)
 
 
-def _is_ours(asked: object) -> bool:
-    return type(asked).__module__ == "amqpjobs.testing.harness"
+def _is_to_be_opened(asked: object) -> bool:
+    """Not what somebody else calls a harness, and not one that a fixture of theirs has opened."""
+    return type(asked).__module__ == "amqpjobs.testing.harness" and not cast("Harness[Any]", asked).is_open
 
 
 def _inside(harness: "Harness[Any]", test: Callable[..., Any]) -> Callable[..., Any]:
