@@ -124,13 +124,13 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "cli": ("cli.*", "__main__"),
     "web": ("web.*",),
     "testing": (
-        "testing",
         "testing.clock",
         "testing.course",
         "testing.record",
         "testing.rest",
         "testing.performance",
         "testing.harness",
+        "testing",
         "testing.plugin",
     ),
 }

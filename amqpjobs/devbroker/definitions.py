@@ -3,7 +3,7 @@
 What is there already has to be the same. Users, permissions and policies are not looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypedDict
 
 from amqpjobs.devbroker.errors import missing
@@ -12,7 +12,7 @@ from amqpjobs.devbroker.queue import Attributes
 from amqpjobs.devbroker.table import Field, Table, flag, long, text
 from amqpjobs.devbroker.vhost import VHost
 
-Arguments = Mapping[str, str | int | bool]
+Arguments = dict[str, str | int | bool]
 
 
 class ExchangeDefinition(TypedDict):
@@ -46,9 +46,9 @@ class BindingDefinition(TypedDict):
 class Definitions(TypedDict):
     """The part of a definitions file that is read."""
 
-    exchanges: Sequence[ExchangeDefinition]
-    queues: Sequence[QueueDefinition]
-    bindings: Sequence[BindingDefinition]
+    exchanges: list[ExchangeDefinition]
+    queues: list[QueueDefinition]
+    bindings: list[BindingDefinition]
 
 
 def import_definitions(vhosts: Mapping[str, VHost], given: Definitions) -> None:

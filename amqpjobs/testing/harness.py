@@ -301,7 +301,9 @@ class Harness(Generic[S]):
         if len(fitting) == count or (count is None and fitting):
             return fitting
         wanted = "No" if count is None else f"Not {count}, but {len(fitting)}"
-        raise AssertionError(f"{wanted} {job.__name__} of that description {_was(len(fitting))}. {self._instead(every)}")
+        raise AssertionError(
+            f"{wanted} {job.__name__} of that description {_was(len(fitting))}. {self._instead(every)}"
+        )
 
     def _instead(self, every: Sequence[tuple[Job[Any], float]]) -> str:
         if every:

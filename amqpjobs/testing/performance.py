@@ -1,6 +1,6 @@
 """One run of one job's handler, without a broker."""
 
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from amqpjobs.app import App
 from amqpjobs.errors import DefinitionError
@@ -41,16 +41,16 @@ async def perform(app: App[Any], job: Job[R], attempt: int) -> R:
         threads.close()
     if isinstance(outcome, Completed):
         return cast("R", outcome.result)
-    _raise(outcome)
+    raise _error_of(outcome)
 
 
-def _raise(outcome: Outcome) -> NoReturn:
+def _error_of(outcome: Outcome) -> BaseException:
     match outcome:
         case Retrying(_, error) | Dead(_, error) if error is not None:
-            raise error
+            return error
         case Snoozed(delay, reason):
-            raise Snooze(delay, reason)
+            return Snooze(delay, reason)
         case Cancelled(reason):
-            raise Cancel(reason)
+            return Cancel(reason)
         case _:
-            raise AssertionError(f"The job did not complete: {outcome}.")
+            return AssertionError(f"The job did not complete: {outcome}.")

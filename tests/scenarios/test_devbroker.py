@@ -13,7 +13,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands, frame
 from pamqp.commands import Basic
 
-from amqpjobs.devbroker import Broker, Permissions, VirtualClock
+from amqpjobs.devbroker import Broker, Permissions, Stock, VirtualClock
 from tests.support.broker import PATIENCE, eventually
 
 BODY = b"x" * 100_000
@@ -331,9 +331,44 @@ def test_it_runs_on_uvloop_as_well() -> None:
 
 
 async def test_its_only_user_may_be_another_than_guest() -> None:
-    assert Broker(user="dev", password="s3cret/", host="::1", port=5672).url == "amqp://dev:s3cret%2F@[::1]:5672/"
+    assert Broker(user="dev", password="s3cret/", host="::1", port=5672).url == "amqp://dev:s3cret%2F@[::1]:5672"
     async with Broker(user="dev", password="s3cret/") as broker:
         async with channel_of(broker.url) as channel:
             await channel.queue_declare("mine")
         with pytest.raises(aiormq.exceptions.ProbableAuthenticationError):
             await aiormq.connect(broker.url_of("guest", "guest"))
+
+
+async def test_the_stock_of_a_queue_is_known() -> None:
+    async with Broker() as broker, channel_of(broker.url) as channel:
+        await channel.queue_declare("q", durable=True)
+        for _ in range(3):
+            await channel.basic_publish(b"x", routing_key="q")
+
+        await channel.basic_get("q")
+
+        assert broker.stock("q") == Stock(ready=2, lent=1)
+        assert broker.stock("other") is None
+
+
+async def test_a_message_is_taken_though_its_confirm_is_lost() -> None:
+    async with Broker() as broker:
+        async with channel_of(broker.url) as channel:
+            await channel.queue_declare("q", durable=True)
+            broker.lose_next_confirm()
+
+            with pytest.raises((aiormq.exceptions.AMQPError, ConnectionError, asyncio.CancelledError)):
+                await channel.basic_publish(b"x", routing_key="q")
+
+        assert broker.stock("q") == Stock(ready=1, lent=0)
+
+
+async def test_connections_that_are_cut_are_gone_at_once() -> None:
+    async with Broker() as broker, channel_of(broker.url) as channel:
+        await channel.queue_declare("q", durable=True)
+        await channel.basic_publish(b"x", routing_key="q")
+        await channel.basic_get("q")
+
+        await broker.cut_connections()
+
+        assert broker.stock("q") == Stock(ready=1, lent=0)

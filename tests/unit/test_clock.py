@@ -1,10 +1,13 @@
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from amqpjobs.clock import Clock, Deadline, SystemClock, in_seconds
+from amqpjobs.testing.clock import BrokerClock
+from tests.support.broker import PATIENCE
 from tests.support.clock import FakeClock, settle
 
 
@@ -53,6 +56,51 @@ async def test_a_fake_sleep_ends_when_it_is_due_and_not_before() -> None:
 
     assert (was_done, sleep.done()) == (False, True)
     assert clock.now() == datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
+
+
+async def test_a_fake_clock_says_what_is_due_and_goes_there() -> None:
+    clock = FakeClock()
+    sleep = asyncio.create_task(clock.sleep(10))
+    async with clock.timeout(5):
+        await settle()
+        sooner = clock.next_due
+    later = clock.next_due
+
+    clock.step()
+    await settle()
+
+    assert (sooner, later, clock.next_due) == (5.0, 10.0, None)
+    assert (sleep.done(), clock.monotonic()) == (True, 10.0)
+
+
+async def test_a_fake_clock_wakes_who_sleeps_in_another_thread() -> None:
+    clock, asleep = FakeClock(), threading.Event()
+
+    async def sleep() -> None:
+        task = asyncio.create_task(clock.sleep(10))
+        await settle()
+        asleep.set()
+        await task
+
+    thread = asyncio.create_task(asyncio.to_thread(asyncio.run, sleep()))
+    await asyncio.to_thread(asleep.wait)
+    await clock.advance(10)
+
+    async with asyncio.timeout(PATIENCE):
+        await thread
+
+
+async def test_a_broker_sees_the_same_time_and_comes_just_where_it_was_told() -> None:
+    clock = FakeClock()
+    broker_clock = BrokerClock(clock)
+    moment = broker_clock.now() + 0.1
+
+    broker_clock.forward(moment)
+    await clock.advance(5)
+
+    assert clock.now() == datetime(2026, 1, 1, 0, 0, 5, 100_000, tzinfo=UTC)
+    assert abs(broker_clock.now() - clock.now().timestamp()) < 1e-6
+    assert broker_clock.to_monotonic(moment) == pytest.approx(0.1)
 
 
 async def test_fake_sleeps_end_in_the_order_they_are_due() -> None:

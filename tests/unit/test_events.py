@@ -50,6 +50,17 @@ def test_an_event_is_wanted_when_somebody_watches_its_class() -> None:
     assert (before, events.wanted(JobStarted), events.wanted(WorkerStopped)) == (False, True, False)
 
 
+def test_who_unsubscribes_is_told_no_more() -> None:
+    events, seen = Events(), list[Event]()
+    events.subscribe(ParkedReleased, seen.append)
+
+    events.unsubscribe(ParkedReleased, seen.append)
+    events.emit(ParkedReleased(1))
+
+    assert seen == []
+    assert not events.wanted(ParkedReleased)
+
+
 def test_an_event_that_nobody_watches_goes_nowhere() -> None:
     events = Events()
 

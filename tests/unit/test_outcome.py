@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from amqpjobs.outcome import Cancel, Completed, DeadReason, Retry, Retrying, Snooze
+from amqpjobs.outcome import Cancel, Completed, Dead, DeadReason, Retry, Retrying, Snooze
 
 
 @pytest.mark.parametrize(("given", "delay"), [(None, None), (5, 5.0), (timedelta(minutes=1), 60.0), (-3, 0.0)])
@@ -42,3 +42,8 @@ def test_the_reasons_of_dead_letters_are_a_closed_list() -> None:
 def test_outcomes_are_values() -> None:
     assert Retrying(2.0) == Retrying(2.0)
     assert Completed() != Completed(5)
+
+
+def test_outcomes_are_compared_without_their_errors() -> None:
+    assert Retrying(2.0, ValueError("one")) == Retrying(2.0, ValueError("another"))
+    assert Dead(DeadReason.NOT_RETRYABLE, ValueError()) == Dead(DeadReason.NOT_RETRYABLE)

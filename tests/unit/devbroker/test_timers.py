@@ -94,3 +94,16 @@ async def test_a_timer_that_fails_does_not_stop_the_others() -> None:
         await fired.wait()
     timers.stop()
     assert [str(failure) for failure in failures] == ["no"]
+
+
+def test_the_next_one_is_known_and_can_be_gone_to() -> None:
+    timers, seen = Timers(VirtualClock(0.0)), list[str]()
+    timers.at(1.0, lambda: seen.append("cancelled")).cancel()
+    timers.at(3.0, lambda: seen.append("later"))
+    timers.at(2.1, lambda: seen.append("next"))
+
+    due = timers.next_due
+    assert due is not None
+    timers.advance_to(due)
+
+    assert (due, seen, timers.next_due) == (2.1, ["next"], 3.0)

@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import math
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -97,6 +97,11 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.threads.close()
+
+
+def errors_of(outcomes: Sequence[Outcome]) -> list[BaseException | None]:
+    """Outcomes are compared without them."""
+    return [outcome.error for outcome in outcomes if isinstance(outcome, Retrying | Dead)]
 
 
 def raising(error: BaseException) -> tuple[Callable[[Probe], Awaitable[None]], Callable[[Probe], None]]:
@@ -200,6 +205,7 @@ async def test_the_last_attempt_that_fails_is_a_dead_letter(bench: Bench) -> Non
 
     exhausted = Dead(DeadReason.ATTEMPTS_EXHAUSTED, error)
     assert outcomes == [Retrying(5.0, error), exhausted, exhausted]
+    assert errors_of(outcomes) == [error] * 3
 
 
 async def test_an_error_that_is_not_retryable_is_a_dead_letter_at_once(bench: Bench) -> None:
@@ -209,6 +215,7 @@ async def test_an_error_that_is_not_retryable_is_a_dead_letter_at_once(bench: Be
     outcome = await bench.run()
 
     assert outcome == Dead(DeadReason.NOT_RETRYABLE, error)
+    assert errors_of([outcome]) == [error]
 
 
 async def test_a_policy_that_raises_leaves_no_job_without_an_outcome(bench: Bench) -> None:
@@ -235,6 +242,7 @@ async def test_a_job_may_wish_to_be_tried_again(bench: Bench, wish: Retry, expec
     outcomes = [await bench.run(envelope(attempt=attempt)) for attempt in (1, 3)]
 
     assert outcomes == [Retrying(expected, wish), Dead(DeadReason.ATTEMPTS_EXHAUSTED, wish)]
+    assert errors_of(outcomes) == [wish] * 2
 
 
 @BOTH
