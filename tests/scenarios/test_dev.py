@@ -97,7 +97,7 @@ def test_without_a_broker_dev_brings_one_says_so_loudly_and_shows_how_to_enqueue
     assert shown[1] == "amqpjobs send desk desk.order number:=1"
     assert "this is the EMBEDDED BROKER" in dev.text
     assert "ALL JOBS IN IT ARE LOST" in dev.text
-    assert "amqp://guest:guest@127.0.0.1:5672/" in dev.text
+    assert "amqp://guest:guest@127.0.0.1:5672\n" in dev.text
     assert "App desk takes from desk" in dev.text
     assert str(desk.folder) in dev.text
     assert "Traceback" not in dev.text
@@ -168,7 +168,7 @@ def test_run_never_brings_a_broker_but_says_who_does(desk: Desk) -> None:
 
 def test_a_broker_on_localhost_is_used_before_one_is_brought(desk: Desk) -> None:
     with desk.type("amqpjobs broker --profile 3.10") as broker:
-        assert broker.shows("export AMQPJOBS_URL=amqp://guest:guest@127.0.0.1:5672/"), broker.text
+        assert broker.shows("export AMQPJOBS_URL=amqp://guest:guest@127.0.0.1:5672"), broker.text
         with desk.type("amqpjobs dev desk") as dev:
             assert dev.shows(WORKING), dev.text
             assert stop(dev) == 0, dev.text
@@ -202,7 +202,7 @@ def test_a_broker_on_localhost_that_refuses_guest_is_an_error(desk: Desk) -> Non
     assert code == 4, text
     assert "refused us" in text
     assert "the embedded broker does not take its place" in text
-    assert json.loads(broker.text)["url"] == "amqp://dev:***@127.0.0.1:5672/"
+    assert json.loads(broker.text)["url"] == "amqp://dev:***@127.0.0.1:5672"
     assert own[0] == 0, own[1]
     assert taken[0] == 1
     assert "cannot listen on 127.0.0.1 port 5672: address already in use" in taken[1].lower()

@@ -320,16 +320,6 @@ async def test_a_classic_queue_of_4_3_waits_for_ever() -> None:
         assert await count(channel, "q") == 0
 
 
-def test_it_runs_on_uvloop_as_well() -> None:
-    async def exchange() -> bytes:
-        async with Broker() as broker, channel_of(broker.url) as channel:
-            await channel.queue_declare("some")
-            await channel.basic_publish(b"word", routing_key="some")
-            return (await channel.basic_get("some", no_ack=True)).body
-
-    assert uvloop.run(exchange()) == b"word"
-
-
 async def test_its_only_user_may_be_another_than_guest() -> None:
     assert Broker(user="dev", password="s3cret/", host="::1", port=5672).url == "amqp://dev:s3cret%2F@[::1]:5672"
     async with Broker(user="dev", password="s3cret/") as broker:
