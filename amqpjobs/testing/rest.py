@@ -5,13 +5,13 @@ delivery that the broker has lent is in the worker's hands, or it is on its way 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from amqpjobs.clock import SystemClock
-from amqpjobs.devbroker import Broker
+from amqpjobs.devbroker import Stock
 from amqpjobs.registry import Registry
 from amqpjobs.testing.clock import FakeClock
 from amqpjobs.testing.record import Record, Run
-from amqpjobs.worker import Worker
 
 #: Turns of the event loop without any unrest, for tasks that were woken just now and have not done anything yet.
 _QUIET = 10
@@ -21,18 +21,35 @@ _HASTY = 500
 LONGEST = 30.0
 
 
+class Lending(Protocol):
+    """What is looked at of a broker."""
+
+    def stock(self, queue: str, /) -> Stock | None: ...
+
+
+class Working(Protocol):
+    """What is looked at of a worker."""
+
+    @property
+    def is_consuming(self) -> bool: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
 class Rest:
     """Of one app, its worker and its broker."""
 
     def __init__(
         self,
         *,
-        broker: Broker,
+        broker: Lending,
         clock: FakeClock,
         record: Record,
         registry: Registry,
         queues: Sequence[str],
-        worker: Callable[[], Worker | None],
+        worker: Callable[[], Working | None],
         patience: float,
     ) -> None:
         """`queues` are the broker's names of those that `worker` works on."""
@@ -64,7 +81,7 @@ class Rest:
             return "somebody is enqueuing"
         return "" if worker is None else self._at_work(worker)
 
-    def _at_work(self, worker: Worker) -> str:
+    def _at_work(self, worker: Working) -> str:
         if not worker.is_consuming:
             return "the worker is not connected"
         lent = sum(stock.lent for queue in self._queues if (stock := self._broker.stock(queue)) is not None)
