@@ -79,7 +79,7 @@ class Shell:
         self.folder = folder
         clean = {key: value for key, value in os.environ.items() if not key.startswith("AMQPJOBS_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-        self.environment = clean | {"PATH": path, "COLUMNS": "160"} | environment
+        self.environment = clean | {"PATH": path, "COLUMNS": "160", "TMPDIR": str(folder)} | environment
 
     def type(self, command: str, **environment: str) -> Terminal:
         return Terminal(command, self.folder, self.environment | environment)
