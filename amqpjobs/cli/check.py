@@ -68,6 +68,10 @@ def describe(app: App[Any]) -> dict[str, Any]:
             }
             for handler in app.registry.handlers
         ],
+        "schedules": [
+            {"name": each.name, "kind": options_of(type(each.job)).kind, "schedule": each.definition}
+            for each in app.schedules
+        ],
     }
 
 
@@ -100,6 +104,8 @@ def show(described: dict[str, Any]) -> None:
         place = each["runs_in"] + ("" if each["batch"] is None else f", {_words(**each['batch'])}")
         table.add_row(kind, each["queue"], each["handler"], place, str(each["max_attempts"]), f"{each['timeout']:g} s")
     out.print(table if described["handlers"] else "  no handlers")
+    for each in described["schedules"]:
+        out.print(f"  schedule {each['name']}: {each['kind']} {each['schedule']}", markup=False)
     if "broker" not in described:
         return
     broker = described["broker"]

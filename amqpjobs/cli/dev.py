@@ -18,6 +18,7 @@ from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
+from amqpjobs.beat.beat import Beat
 from amqpjobs.cli.broker import HOST, PORT, PROFILE, PROFILES, Listening, embedded
 from amqpjobs.cli.changes import NotWatchedError, places_of, watching
 from amqpjobs.cli.check import describe, show
@@ -91,7 +92,7 @@ def command(
     supervised: tuple[int, int] | None,
     introduce: str | None,
 ) -> int:
-    """Work off the jobs of services while you write them, until Ctrl-C.
+    """Work off the jobs of services while you write them, and enqueue those of their schedules, until Ctrl-C.
 
     A changed file (*.py, pyproject.toml, .env) starts a worker with the new code; once that works, the old one
     finishes what it runs and ends. If it cannot start, you see why, and the old one goes on.
@@ -219,5 +220,6 @@ def _work(apps: Sequence[App[Any]], link: Supervised, *, concurrency: int | None
     for app in apps:
         log_events(app.events)
     workers = [Worker(app, concurrency=concurrency, grace=grace) for app in apps]
-    cut_short = run_async(Shift(workers, apps[0].clock, Limits(), link).run())
+    beats = [Beat(app) for app in apps if app.schedules]
+    cut_short = run_async(Shift(workers, apps[0].clock, Limits(), link, beside=beats).run())
     return UNCLEAN if cut_short else 0

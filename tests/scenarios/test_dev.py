@@ -243,6 +243,18 @@ def test_without_watchfiles_dev_works_and_says_what_to_install(desk: Desk) -> No
     assert "pip install 'amqpjobs[dev]'" in dev.text
 
 
+def test_what_a_service_schedules_is_enqueued_too(desk: Desk) -> None:
+    desk.source.write_text(
+        SOURCE.replace("import App", "import App, every")
+        + "\napp.schedule(every(1), job=Order(number=0), name='tick')\n"
+    )
+
+    with desk.type("amqpjobs dev desk") as dev:
+        assert dev.shows("schedule tick: desk.order every 1 s"), dev.text
+        assert dev.shows("completed  kind=desk.order job_id=tick@"), dev.text
+        assert stop(dev) == 0, dev.text
+
+
 async def test_no_worker_outlives_a_killed_dev(desk: Desk) -> None:
     with desk.type("amqpjobs dev desk") as dev:
         assert dev.shows(WORKING), dev.text
