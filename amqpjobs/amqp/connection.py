@@ -354,23 +354,31 @@ def _future() -> "asyncio.Future[Session]":
 
 async def open_session(url: str, settings: Settings, role: str) -> Session:
     """Connect once. Raises BrokerUnavailableError or AccessRefusedError."""
-    transport = GuardedTransport()
+    guard = GuardedTransport()
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            connection = aio_pika.Connection(
-                aio_pika.connection.make_url(url, heartbeat=settings.heartbeat),
-                ssl_context=_tls(settings) if url.startswith("amqps:") else None,
-                client_properties={
-                    "product": "amqpjobs",
-                    "connection_name": f"amqpjobs {role} on {host_name()}",
-                },
-            )
-            connection.kwargs["transport_factory"] = transport
-            await connection.connect()
+            connection = await _opened(url, settings, role, guard)
     except (*CLIENT_ERRORS, TimeoutError, ssl.SSLError) as error:
         raise told(error, url) from error
-    assert connection.transport is not None
-    return Session(connection.transport.connection, transport)
+    return Session(connection, guard)
+
+
+async def _opened(url: str, settings: Settings, role: str, guard: GuardedTransport) -> AbstractConnection:
+    wrapper = aio_pika.Connection(
+        aio_pika.connection.make_url(url, heartbeat=settings.heartbeat),
+        ssl_context=_tls(settings) if url.startswith("amqps:") else None,
+        client_properties={"product": "amqpjobs", "connection_name": f"amqpjobs {role} on {host_name()}"},
+    )
+    wrapper.kwargs["transport_factory"] = guard
+    try:
+        await wrapper.connect()
+    finally:
+        # We keep what it wraps. Not closed itself, its finalizer would see to that: in whatever thread collects it,
+        # by a task on an event loop that it makes there and nobody runs.
+        transport, wrapper.transport = wrapper.transport, None
+        await wrapper.close()
+    assert transport is not None
+    return transport.connection
 
 
 def told(error: BaseException, url: str) -> BrokerError:

@@ -55,11 +55,6 @@ class Row:
     parts: dict[str, Figures]
     broker: AtBroker
 
-    @property
-    def counts(self) -> tuple[object, ...]:
-        """What must end where it began."""
-        return (*(each.counts for each in self.parts.values()), self.broker)
-
     def __str__(self) -> str:
         names = "".join(f"{name:>13}" for name in ("memory", *COUNTS, "closed"))
         lines = [f"{'':10}{names}"]
@@ -151,8 +146,9 @@ class Soak:
 
         async def is_steady() -> bool:
             seen.append(await self._asked())
-            wanted = seen[-2] if begin is None else begin
-            return all(each.counts == wanted[role].counts for role, each in seen[-1].items())
+            if begin is None:
+                return all(each.counts == seen[-2][role].counts for role, each in seen[-1].items())
+            return all(each.is_within(begin[role]) for role, each in seen[-1].items())
 
         with suppress(AssertionError):  # the caller looks, when the table is written
             await eventually(is_steady)
@@ -162,9 +158,9 @@ class Soak:
         seen = [await self._at_broker()]
 
         async def is_as_begun() -> bool:
-            if begin not in (None, seen[-1]):
+            if seen[-1].messages or begin not in (None, seen[-1]):  # what it tells is some seconds old
                 seen.append(await self._at_broker())
-            return begin in (None, seen[-1])
+            return not seen[-1].messages and begin in (None, seen[-1])
 
         with suppress(AssertionError):
             await eventually(is_as_begun)
@@ -238,7 +234,10 @@ async def test_a_long_life_with_many_reconnects_leaves_nothing_behind(soak: Soak
     growth = {role: end.parts[role].memory - each.memory for role, each in warm.parts.items()}
     words = {role: f"{each / MEGABYTE:.1f} MB" for role, each in growth.items()}
     announce(pytestconfig, f"growth since the warm-up: {words}")
-    assert end.counts == begin.counts, await soak.explanation()
+    # Fewer is well: at the beginning, a process for suspects may still have waited for more of them.
+    for role, each in end.parts.items():
+        assert each.is_within(begin.parts[role]), f"{role}\n{await soak.explanation()}"
+    assert end.broker == begin.broker
     # One each: the last that the connection's reader has served.
     assert all(each.closed <= each.connections for each in end.parts.values())
     assert max(growth.values()) < 10 * MEGABYTE

@@ -56,6 +56,10 @@ class Figures:
         """What must end where it began."""
         return tuple(getattr(self, name) for name in COUNTS)
 
+    def is_within(self, others: Self) -> bool:
+        """Whether it has no more of anything."""
+        return all(mine <= theirs for mine, theirs in zip(self.counts, others.counts, strict=True))
+
 
 COUNTS = ("tasks", "futures", "channels", "connections", "sockets", "files", "threads", "children")
 
@@ -173,7 +177,7 @@ async def work() -> None:
 async def produce(chance: random.Random) -> None:
     """From the event loop."""
     from amqpjobs import EnqueueError
-    from tests.support.soak_app import app, chosen, note, one_of_each, slow_ones
+    from tests.support.soak_app import app, chosen, meeting_ones, note, one_of_each
 
     async def enqueue(job: Job[None], given: EnqueueOptions) -> None:
         try:
@@ -197,7 +201,7 @@ async def produce(chance: random.Random) -> None:
                 await asyncio.gather(*lanes)
                 lanes.clear()
             elif word == "each\n":
-                for handle in await app.enqueue_many(slow_ones()):
+                for handle in await app.enqueue_many(meeting_ones()):
                     note("confirmed", handle.job_id)
                 for job, given in one_of_each():
                     await enqueue(job, given)
@@ -207,7 +211,7 @@ async def produce(chance: random.Random) -> None:
 def produce_blocking(chance: random.Random) -> None:
     """From threads."""
     from amqpjobs import BlockingClient, EnqueueError
-    from tests.support.soak_app import app, chosen, note, one_of_each, slow_ones
+    from tests.support.soak_app import app, chosen, meeting_ones, note, one_of_each
 
     def enqueue(job: Job[None], given: EnqueueOptions) -> None:
         try:
@@ -234,7 +238,7 @@ def produce_blocking(chance: random.Random) -> None:
                     thread.join()
                 lanes.clear()
             elif word == "each\n":
-                for handle in client.enqueue_many(slow_ones()):
+                for handle in client.enqueue_many(meeting_ones()):
                     note("confirmed", handle.job_id)
                 for job, given in one_of_each():
                     enqueue(job, given)
