@@ -22,9 +22,10 @@ from tests.support.terminal import Terminal
 STARTED, WORKING = '"message":"process started"', '"message":"working"'
 #: What a supervisor promises: so many seconds after its end, however it ended, no process of it is left.
 PROMISE = 10.0
-#: Makes its standard input its controlling terminal, and becomes the command.
+#: Makes its standard input its controlling terminal, and becomes the command; hangups count, also under nohup.
 LEAD_TERMINAL = """\
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
