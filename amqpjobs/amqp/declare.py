@@ -19,7 +19,7 @@ from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import Session
 from amqpjobs.comparison import Comparison, Drift, QueueState, surely_missing
-from amqpjobs.errors import AccessRefusedError, BrokerError, TopologyMismatchError
+from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError, TopologyMismatchError
 from amqpjobs.events import Events, TopologyDrifted
 from amqpjobs.topology import Arguments, Binding, ExchangeSpec, Plan, QueueSpec, Topology
 
@@ -31,6 +31,9 @@ _DRIFT = re.compile(
     re.DOTALL,
 )
 _QUOTED = re.compile(r"'([^']*)'")
+#: In the words of a NOT_FOUND about a queue that exists. A stream says so for a moment after its only node was
+#: restarted (3.10), any queue while its node or majority is gone.
+_AWAY = re.compile(r"is down or inaccessible|due to timeout|is stopped by supervisor|failed to restart")
 #: Seconds after which RabbitMQ no longer waits for a quorum queue that is busy, and says that it has no
 #: messages and no consumers (3.10), and how often such an answer is doubted.
 UNANSWERED, ASKS = 0.25, 8
@@ -192,7 +195,8 @@ class Declarer:
         channel = await desk.channel()
         try:
             answer = await channel.queue_declare(queue, passive=True)
-        except aiormq.exceptions.ChannelNotFoundEntity:
+        except aiormq.exceptions.ChannelNotFoundEntity as error:
+            _raise_if_away(error)
             return None
         except aiormq.exceptions.ChannelAccessRefused as error:
             raise _refused(error, _TO_SEE) from error
@@ -312,6 +316,7 @@ def _drift(error: aiormq.exceptions.ChannelClosed, name: str) -> Drift:
     """What differs, where a declare was refused for that; else raises what it was refused for."""
     if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
         raise _refused(error, _TO_DECLARE) from error
+    _raise_if_away(error)
     found = _DRIFT.search(str(error))
     if found is None:
         raise TopologyMismatchError(f"The broker refused to declare {name!r}: {error}") from error
@@ -324,7 +329,14 @@ def _drift(error: aiormq.exceptions.ChannelClosed, name: str) -> Drift:
     )
 
 
+def _raise_if_away(error: aiormq.exceptions.ChannelClosed) -> None:
+    """Waiting mends it, which is how BrokerUnavailableError is understood."""
+    if _AWAY.search(str(error)):
+        raise BrokerUnavailableError(f"The broker is not ready: {error}.") from error
+
+
 def _unbound(error: aiormq.exceptions.ChannelClosed, binding: Binding) -> BrokerError:
+    _raise_if_away(error)
     if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
         return _refused(
             error,

@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiormq.exceptions
 import pytest
 
 from amqpjobs.amqp import declare
 from amqpjobs.amqp.connection import Session
 from amqpjobs.amqp.declare import ASKS, Declarer
+from amqpjobs.errors import BrokerUnavailableError
 from amqpjobs.events import Events
-from amqpjobs.topology import Topology
+from amqpjobs.topology import Binding, Plan, QueueSpec, Topology
 
 
 class FakeSession:
@@ -61,3 +63,51 @@ async def test_an_empty_queue_far_away_is_asked_some_times_only() -> None:
 
     assert await count(session) == 0
     assert session.asked == ASKS
+
+
+class AwaySession:
+    """Its queue exists, and the broker answers all that is asked of it with these words."""
+
+    is_closed = False
+
+    def __init__(self, words: str) -> None:
+        self._error = aiormq.exceptions.ChannelNotFoundEntity(words)
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncGenerator["AwaySession"]:
+        yield self
+
+    async def queue_declare(self, queue: str, **_: object) -> None:
+        raise self._error
+
+    async def queue_bind(self, *_: object) -> None:
+        raise self._error
+
+    async def exchange_declare(self, name: str, **_: object) -> None:
+        pass
+
+
+AWAY = [
+    "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+    "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout",
+    "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
+]
+
+
+@pytest.mark.parametrize("words", AWAY)
+async def test_a_stream_whose_leader_was_not_yet_up_after_a_restart_is_waited_for_and_no_mismatch(words: str) -> None:
+    declarer, session = Declarer(Topology("tests"), Events()), cast("Session", AwaySession(words))
+    queue = QueueSpec(name="q", arguments={})
+
+    with pytest.raises(BrokerUnavailableError, match=r"not ready: .*'q'"):
+        await declarer.plan(session, Plan(queues=[queue]))
+    with pytest.raises(BrokerUnavailableError):
+        await declarer.plan(session, Plan(bindings=[Binding(source="e", destination="q", key="k")]))
+    with pytest.raises(BrokerUnavailableError):
+        await declarer.require(session, Plan(queues=[queue]))
+
+
+async def test_a_queue_that_is_missing_is_told_as_missing() -> None:
+    session = cast("Session", AwaySession("NOT_FOUND - no queue 'q' in vhost '/'"))
+
+    assert await Declarer(Topology("tests"), Events()).look(session, "q") is None
