@@ -41,8 +41,9 @@ rabbitmq: ## Install RabbitMQ and librabbitmq's tools for the tests, if need be 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
 	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
 
-bench: setup ## How fast the embedded broker is, and how much a million messages weigh
+bench: setup rabbitmq ## How fast the embedded broker is, what a million messages weigh, and how late 10,000 schedules are
 	$(python) -m benchmarks.embedded_broker
+	$(python) -m benchmarks.beats
 
 chaos: setup rabbitmq ## The stories of failure at full length, on the RabbitMQ that comes first on PATH
 	$(python) -m pytest --full -v -o faulthandler_timeout=1800 tests/contract/test_delays.py tests/scenarios
