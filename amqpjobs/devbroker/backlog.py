@@ -99,7 +99,10 @@ class PriorityBacklog:
         return self._rows[max(self._rows)][0] if self._rows else _nothing()
 
     def take(self) -> Entry:
-        return self._drop(max(self._rows)) if self._rows else _nothing()
+        if not self._rows:
+            _nothing()
+        self._size -= 1
+        return _popped(self._rows, max(self._rows))
 
     def heads(self) -> Iterable[Entry]:
         return [self.first()] if self._size else []
@@ -110,14 +113,6 @@ class PriorityBacklog:
     def _row(self, entry: Entry) -> deque[Entry]:
         priority = min(entry.message.priority or 0, self._highest)
         return self._rows.setdefault(priority, deque())
-
-    def _drop(self, priority: int) -> Entry:
-        row = self._rows[priority]
-        entry = row.popleft()
-        if not row:
-            del self._rows[priority]
-        self._size -= 1
-        return entry
 
 
 #: Of two classes of priority, every third message is of the lower one.
@@ -165,12 +160,8 @@ class ReturnsBacklog:
             _nothing()
         priority = self._next()
         self._turns = 0 if self._turns == _WEIGHT else self._turns + 1
-        row = self._rows[priority]
-        entry = row.popleft()
-        if not row:
-            del self._rows[priority]
         self._size -= 1
-        return entry
+        return _popped(self._rows, priority)
 
     def heads(self) -> Iterable[Entry]:
         if self._priorities is Priorities.STRICT:
@@ -206,6 +197,14 @@ class ReturnsBacklog:
         if self._turns != _WEIGHT:
             return 1
         return 1 if self._rows[1][0].number < self._rows[0][0].number else 0
+
+
+def _popped(rows: dict[int, deque[Entry]], priority: int) -> Entry:
+    row = rows[priority]
+    entry = row.popleft()
+    if not row:
+        del rows[priority]
+    return entry
 
 
 def _number(entry: Entry) -> int:
