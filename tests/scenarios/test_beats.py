@@ -1,4 +1,4 @@
-"""Beats die, freeze and stay away, and their ticks run: none is lost, and few are doubled.
+"""Beats die, freeze, are cut off and stay away, and their ticks run: none is lost, and few are doubled.
 
 A schedule of one second and three beats, each in a process of its own. The worker is in the test's process
 and is left alone, so that what it sees is what beats have published.
@@ -6,9 +6,10 @@ and is left alone, so that what it sees is what beats have published.
 
 import asyncio
 import signal
+import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,20 +22,21 @@ from amqpjobs.events import BeatLeading, TickPublished
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn
 from tests.support.apps import NAMESPACE, Bench, Ran, Seen, record, watch
-from tests.support.beats import Beats
+from tests.support.beats import Beats, Process
 from tests.support.broker import PATIENCE, Broker, eventually, plain_client
 from tests.support.clock import FakeClock
+from tests.support.faults import FaultyProxy, Way
 from tests.support.length import is_full
 from tests.support.shop import Shop
 from tests.support.terminal import Shell
 from tests.support.ticks import Each, instant_of
 
 KILLS = 150 if is_full() else 5
-FREEZES = 15 if is_full() else 1
+SILENCES = 15 if is_full() else 1
 #: Ticks between two faults.
 KILL_EVERY = 2
 #: Seconds without a run that are promised not to be exceeded, and how much more a busy machine may need.
-KILLED_GAP, FROZEN_GAP, MARGIN = 2.0, 7.0, 10.0
+KILLED_GAP, SILENT_GAP, MARGIN = 2.0, 7.0, 10.0
 
 
 class Watched:
@@ -79,16 +81,17 @@ def assert_no_tick_is_missing(watched: Watched) -> None:
 async def test_with_leaders_killed_one_after_the_other_every_tick_runs(
     watched: Watched, url: str, tmp_path: Path
 ) -> None:
-    async with Beats(url, watched.name, tmp_path, 3) as beats:
+    async with Beats([url] * 3, watched.name, tmp_path) as beats:
         await watched.until_more(3)
         for _ in range(KILLS):
             leader = await beats.leader()
             leader.popen.kill()
-            beats.start()
+            beats.start(url)
             await asyncio.to_thread(leader.popen.wait)
             await beats.leader()
             await watched.until_more(KILL_EVERY)
 
+    tell(watched, KILLS)
     assert_no_tick_is_missing(watched)
     assert watched.doubles() <= KILLS
     assert watched.gap() <= KILLED_GAP + MARGIN
@@ -97,24 +100,65 @@ async def test_with_leaders_killed_one_after_the_other_every_tick_runs(
 async def test_a_frozen_leader_is_followed_and_publishes_nothing_when_it_wakes(
     watched: Watched, url: str, tmp_path: Path
 ) -> None:
-    async with Beats(url, watched.name, tmp_path, 3) as beats:
-        for _ in range(FREEZES):
-            await watched.until_more(3)
-            frozen = await beats.leader()
-            frozen.popen.send_signal(signal.SIGSTOP)
-            stopped = datetime.now(UTC)
-            await beats.leader(other_than=[frozen])
-            await watched.until_more(3)
-            frozen.popen.send_signal(signal.SIGCONT)
-            await eventually_deposed(frozen.lines)
-            await watched.until_more(3)
+    @contextmanager
+    def frozen(leader: Process) -> Generator[None]:
+        leader.popen.send_signal(signal.SIGSTOP)
+        yield
+        leader.popen.send_signal(signal.SIGCONT)
 
-            # It may read now what the broker had confirmed before; nothing that was due later is its own.
-            assert max(map(instant_of, frozen.enqueued)) <= stopped
+    async with Beats([url] * 3, watched.name, tmp_path) as beats:
+        await assert_followed(watched, beats, frozen)
 
+
+async def test_a_leader_that_is_cut_off_is_followed_and_publishes_nothing_when_it_is_back(
+    watched: Watched, url: str, tmp_path: Path
+) -> None:
+    proxies = [FaultyProxy(url) for _ in range(3)]
+
+    @contextmanager
+    def cut_off(leader: Process) -> Generator[None]:
+        proxy = proxies[beats.processes.index(leader)]
+        for way in Way:
+            proxy.stall(way)
+        yield
+        proxy.resume()
+
+    async with AsyncExitStack() as stack:
+        for proxy in proxies:
+            await stack.enter_async_context(proxy.running())
+        beats = await stack.enter_async_context(Beats([each.url for each in proxies], watched.name, tmp_path))
+        await assert_followed(watched, beats, cut_off)
+
+
+async def assert_followed(
+    watched: Watched, beats: Beats, silent: Callable[[Process], AbstractContextManager[None]]
+) -> None:
+    """Each leader that falls silent is followed, and is no leader when it is heard again."""
+    for _ in range(SILENCES):
+        await watched.until_more(3)
+        leader = await beats.leader()
+        with silent(leader):
+            since = datetime.now(UTC)
+            await beats.leader(other_than=[leader])
+            await watched.until_more(3)
+        await eventually_deposed(leader.lines)
+        await watched.until_more(3)
+
+        # It may read now what the broker had confirmed before; nothing that was due later is its own.
+        assert max(map(instant_of, leader.enqueued)) <= since
+
+    tell(watched, SILENCES)
     assert_no_tick_is_missing(watched)
-    assert watched.doubles() <= FREEZES
-    assert watched.gap() <= FROZEN_GAP + MARGIN
+    assert watched.doubles() <= SILENCES
+    assert watched.gap() <= SILENT_GAP + MARGIN
+
+
+def tell(watched: Watched, faults: int) -> None:
+    """What was measured; pytest -s shows it."""
+    sys.stdout.write(
+        f"{len(watched.instants())} ticks, {faults} faults, {watched.doubles()} second runs, "
+        f"longest gap {watched.gap():.2f} s\n"
+    )
 
 
 async def eventually_deposed(lines: Callable[[str], list[dict[str, object]]]) -> None:

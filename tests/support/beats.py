@@ -56,18 +56,18 @@ class Process:
 
 
 class Beats:
-    """So many beats of `beat_app`, entered with one of them leading."""
+    """A beat of `beat_app` at each of these URLs, entered with one of them leading."""
 
-    def __init__(self, url: str, name: str, folder: Path, count: int) -> None:
-        own = {"AMQPJOBS_URL": url, "AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json", "BEAT_APP": name}
+    def __init__(self, urls: Sequence[str], name: str, folder: Path) -> None:
+        own = {"AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json", "BEAT_APP": name}
         self._environment = os.environ | own
         self._folder = folder
-        self._count = count
+        self._urls = urls
         self.processes: list[Process] = []
 
     async def __aenter__(self) -> Self:
-        for _ in range(self._count):
-            self.start()
+        for url in self._urls:
+            self.start(url)
         await self.until_all_wait()
         await self.leader()
         return self
@@ -88,9 +88,10 @@ class Beats:
             for popen in alive:
                 popen.kill()
 
-    def start(self) -> Process:
+    def start(self, url: str) -> Process:
         """One more."""
-        process = Process(self._folder / f"beat-{len(self.processes)}", self._environment)
+        log = self._folder / f"beat-{len(self.processes)}"
+        process = Process(log, self._environment | {"AMQPJOBS_URL": url})
         self.processes.append(process)
         return process
 
