@@ -41,7 +41,8 @@ rabbitmq: ## Install RabbitMQ and librabbitmq's tools for the tests, if need be 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
 	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
 
-bench: setup rabbitmq ## How fast the embedded broker is, what a million messages weigh, and how late 10,000 schedules are
+bench: setup rabbitmq ## amqpjobs beside its peers; the embedded broker's speed and memory; how late 10,000 schedules are (an hour)
+	$(python) -m benchmarks
 	$(python) -m benchmarks.embedded_broker
 	$(python) -m benchmarks.beats
 

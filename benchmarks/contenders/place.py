@@ -1,0 +1,38 @@
+"""Where jobs go, and what they are: the same for all."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from benchmarks.contenders.pace import Took
+
+URL = os.environ.get("BENCHMARK_URL", "")
+QUEUE = os.environ.get("BENCHMARK_QUEUE", "benchmark")
+
+#: One that does nothing; one that waits for something else; one that tells how late it began.
+Kind = Literal["nothing", "waiting", "timed"]
+KINDS: Sequence[Kind] = ("nothing", "waiting", "timed")
+#: Seconds that a `waiting` job waits.
+WAIT = 0.05
+#: About as large as the arguments of a job usually are.
+TEXT = "x" * 70
+
+
+class Contender(Protocol):
+    """What each of the modules offers."""
+
+    def prepare(self) -> None:
+        """Make the queue, so that jobs can be enqueued before a worker runs."""
+        ...
+
+    def enqueue(self, kind: Kind, count: int) -> Took:
+        """In bulk, in the fastest way there is in which each job is confirmed; one more, to connect."""
+        ...
+
+    def enqueue_each(self, kind: Kind, count: int, rate: float) -> Took:
+        """Each confirmed before the next, so many a second; 0: as fast as it goes. One more, to connect."""
+        ...
+
+    def work(self, kind: Kind, processes: int, concurrency: int) -> None:
+        """Run a worker until SIGTERM, fit for jobs of this kind; may replace the process."""
+        ...

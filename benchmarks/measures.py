@@ -1,0 +1,189 @@
+"""What is measured of a contender, each in processes of its own, on an empty queue."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.tally import FOLDER, Tally
+
+ROOT = Path(__file__).parents[1]
+#: Seconds for one step, at most.
+PATIENCE = 600.0
+#: Seconds that a worker has to stop.
+STOP = 20.0
+#: Part of the jobs that is not counted: who drains is still starting.
+WARM_UP = 0.1
+#: Seconds between two looks.
+LOOK = 0.005
+_MIB = 1024 * 1024
+_queues = numbers()
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A broker, and how long the measures are: `jobs` for the fastest of them."""
+
+    url: str
+    jobs: int
+
+
+class Run:
+    """A contender on a queue of its own."""
+
+    def __init__(self, track: Track, name: str, folder: Path) -> None:
+        own = {"BENCHMARK_URL": track.url, "BENCHMARK_QUEUE": f"benchmark-{next(_queues)}", FOLDER: str(folder)}
+        self._environment = os.environ | own
+        self._name = name
+        self.tally = Tally(folder)
+        self.call("prepare")
+
+    def call(self, verb: str, **options: object) -> dict[str, Any]:
+        """What it printed, if it did."""
+        done = subprocess.run(
+            self._command(verb, options),
+            cwd=ROOT,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=True,
+        )
+        return json.loads(done.stdout) if done.stdout else {}
+
+    @contextmanager
+    def working(self, **options: object) -> Generator[psutil.Process]:
+        """While it has a worker, in a session of its own."""
+        command = self._command("work", options)
+        with subprocess.Popen(command, cwd=ROOT, env=self._environment, start_new_session=True) as worker:
+            try:
+                yield psutil.Process(worker.pid)
+            finally:
+                os.killpg(worker.pid, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(STOP)
+                with suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+
+    def until(self, jobs: int) -> None:
+        """Until so many have run. Raises TimeoutError."""
+        deadline = time.monotonic() + PATIENCE
+        while self.tally.jobs < jobs:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._name} ran {self.tally.jobs} of {jobs} jobs in {PATIENCE:g} s.")
+            time.sleep(LOOK)
+
+    def _command(self, verb: str, options: Mapping[str, object]) -> list[str]:
+        given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return [sys.executable, "-m", "benchmarks.contender", self._name, verb, *given]
+
+
+@contextmanager
+def running(track: Track, name: str) -> Generator[Run]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Run(track, name, Path(folder))
+
+
+def bulk(track: Track, name: str) -> Figures:
+    with running(track, name) as run:
+        return _each(run.call("enqueue", count=track.jobs // 2))
+
+
+def single(track: Track, name: str) -> Figures:
+    with running(track, name) as run:
+        return _each(run.call("each", count=track.jobs // 10))
+
+
+def drain(track: Track, name: str, processes: int = 1) -> Figures:
+    with running(track, name) as run:
+        run.call("enqueue", count=track.jobs)
+        with run.working(processes=processes, concurrency=200) as worker:
+            run.until(int(track.jobs * WARM_UP))
+            jobs, began, cpu = run.tally.jobs, time.perf_counter(), _cpu(worker)
+            run.until(track.jobs)
+            seconds, jobs, cpu = time.perf_counter() - began, track.jobs - jobs, _cpu(worker) - cpu
+            return {"jobs/s": jobs / seconds, "us a job": cpu / jobs * 1e6, "MiB": _memory(worker)}
+
+
+def drain_by_two(track: Track, name: str) -> Figures:
+    return drain(track, name, processes=2)
+
+
+def waiting(track: Track, name: str) -> Figures:
+    """Jobs of 50 ms, 100 at once: 2,000 a second is the ceiling."""
+    count = max(200, track.jobs // 4)
+    with running(track, name) as run:
+        run.call("enqueue", kind="waiting", count=count)
+        with run.working(kind="waiting", concurrency=100):
+            run.until(int(count * WARM_UP))
+            jobs, began = run.tally.jobs, time.perf_counter()
+            run.until(count)
+            return {"jobs/s": (count - jobs) / (time.perf_counter() - began)}
+
+
+def latency(track: Track, name: str) -> Figures:
+    """From before an enqueue until the job begins, at 100 a second."""
+    count = max(100, track.jobs // 20)
+    with running(track, name) as run, run.working(concurrency=10):
+        run.call("each", count=50)
+        run.until(51)
+        run.call("each", kind="timed", count=count, rate=100)
+        run.until(51 + count + 1)
+        late = sorted(run.tally.late())[: count + 1]
+        return {"p50 ms": 1000 * statistics.median(late), "p99 ms": 1000 * statistics.quantiles(late, n=100)[98]}
+
+
+def idle(track: Track, name: str) -> Figures:
+    """Until the first job has run, and what it takes to wait for the next."""
+    with running(track, name) as run:
+        run.call("enqueue", count=1)
+        began = time.perf_counter()
+        with run.working(concurrency=10) as worker:
+            run.until(1)
+            seconds = time.perf_counter() - began
+            time.sleep(1)
+            cpu, pause = _cpu(worker), 3.0
+            time.sleep(pause)
+            return {"first job s": seconds, "MiB": _memory(worker), "cores": (_cpu(worker) - cpu) / pause}
+
+
+MEASURES: Mapping[str, Callable[[Track, str], Figures]] = {
+    "bulk": bulk,
+    "single": single,
+    "drain": drain,
+    "drain-2": drain_by_two,
+    "waiting": waiting,
+    "latency": latency,
+    "idle": idle,
+}
+
+
+def _each(took: Mapping[str, float]) -> Figures:
+    return {"jobs/s": took["jobs"] / took["seconds"], "us a job": took["cpu"] / took["jobs"] * 1e6}
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = [each.cpu_times() for each in _family(process)]
+    return sum(each.user + each.system for each in times)
+
+
+def _memory(process: psutil.Process) -> float:
+    """What it does not share with others counts whole, the rest by its part."""
+    return sum(each.memory_full_info().pss for each in _family(process)) / _MIB
