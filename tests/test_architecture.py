@@ -126,6 +126,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "testing": (
         "testing.clock",
         "testing.course",
+        "testing.beats",
         "testing.record",
         "testing.rest",
         "testing.performance",

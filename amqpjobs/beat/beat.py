@@ -53,15 +53,16 @@ class Beat:
     what was published, and lets another one lead.
     """
 
-    def __init__(self, app: Beating, *, nap: Seconds = NAP) -> None:
+    def __init__(self, app: Beating, *, nap: Seconds = NAP, heartbeat: int = HEARTBEAT) -> None:
         """After `nap` (seconds or a timedelta; 1 s) at the latest a jump of the clock is noticed.
 
-        With a clock that does not jump, as in a test, it may be as long as one likes. Raises
+        With a clock that does not jump, as in a test, it may be as long as one likes. A beat that is frozen is
+        followed within three heartbeats of so many seconds, or of the setting's if that is less. Raises
         what an enqueue of a schedule's job would raise before it needs the broker.
         """
         self._app = app
         self._nap = in_seconds(nap)
-        topology, heartbeat = app.topology, min(app.settings.heartbeat, HEARTBEAT)
+        topology, heartbeat = app.topology, min(app.settings.heartbeat, heartbeat)
         settings = app.settings.model_copy(update={"heartbeat": heartbeat})
         self._declarer = Declarer(topology, app.events)
         self._lease = Lease(
@@ -80,6 +81,11 @@ class Beat:
     def is_leading(self) -> bool:
         """Whether it leads, as far as it has heard."""
         return self._term is not None and self._lease.is_held
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it leads, and ticks are on their way or being written down: what needs no more time."""
+        return self._term is not None and self._term.is_busy
 
     @property
     def events(self) -> Events:

@@ -94,7 +94,14 @@ class Term:
         self._news = asyncio.Event()
         self._unkept = asyncio.Event()
         self._is_stopping = False
+        self._is_filled = False
+        self._is_writing = False
         self._seen = clock.now()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether ticks are on their way, or being written down: what goes on though no time passes."""
+        return bool(self._publishing) or self._is_writing or not self._is_filled
 
     async def run(self) -> None:
         """Until `stop`; what is being published then is waited for, and written down."""
@@ -122,6 +129,7 @@ class Term:
             self._push_next(entry)
             if entry.number % BATCH == 0:
                 await self._clock.sleep(0)
+        self._is_filled = True
 
     def _notice_jump(self) -> None:
         """After the clock went back, ask anew when all are due that wait."""
@@ -243,10 +251,17 @@ class Term:
         if self._state.is_kept:
             return
         try:
-            async with self._clock.timeout(KEEP_WITHIN):
-                await self._state.keep(self._keeper)
+            await self._write()
         except Exception as error:
             self._tell(StateNotKept(self._app, error, PAUSE))
             self._unkept.set()
             if not self._is_stopping:
                 await self._clock.sleep(PAUSE)
+
+    async def _write(self) -> None:
+        self._is_writing = True
+        try:
+            async with self._clock.timeout(KEEP_WITHIN):
+                await self._state.keep(self._keeper)
+        finally:
+            self._is_writing = False

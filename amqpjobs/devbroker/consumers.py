@@ -22,6 +22,10 @@ class Receiver(Protocol):
         """The queue is gone, or gave it up."""
         ...
 
+    def cut(self) -> None:
+        """End its connection without a word."""
+        ...
+
 
 class Consumer:
     """One basic.consume."""

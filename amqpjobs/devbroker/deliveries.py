@@ -41,6 +41,7 @@ class Outward(Protocol):
         ...
 
     def write(self, data: bytes) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Subscription(Consumer):
@@ -86,6 +87,10 @@ class Deliveries:
     def reply_address(self) -> str | None:
         """Where direct replies to this channel go, if it consumes them."""
         return None if self._replies is None else self._replies[1]
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        self._link.abort()
 
     def queues(self) -> list[Queue]:
         """Those it consumes from."""

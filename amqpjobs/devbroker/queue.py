@@ -62,6 +62,8 @@ class Queue:
         self.name = name
         self.arguments = arguments
         self.attributes = attributes
+        #: Seconds that a message may be held by whom neither the queue's arguments nor a consumer's say otherwise.
+        self.consumer_timeout = host.consumer_timeout
         self._host = host
         self.backlog = self._new_backlog()
         self.consumers = self._new_consumers()
@@ -101,7 +103,7 @@ class Queue:
         given = self.arguments.consumer_timeout if asked is None else asked
         if self._host.profile.has_consumer_timeout:
             return None
-        return self._host.consumer_timeout if given is None else given / 1000
+        return self.consumer_timeout if given is None else given / 1000
 
     def is_redelivered(self, entry: Entry) -> bool:
         return entry.acquired > 0 or (entry.failures > 0 and bool(self._host.profile.classic_failures))
@@ -205,6 +207,12 @@ class Queue:
             consumer.lent += 1
             self._lent[entry] = consumer
         consumer.channel.deliver(consumer, entry)
+
+    def cut_holders(self) -> None:
+        """End the connections of its consumers that hold something, without a word."""
+        for consumer in set(self._lent.values()):
+            if consumer is not None:
+                consumer.channel.cut()
 
     # -- what was lent -------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class QuorumQueue(Queue):
 
     def patience(self, asked: int | None) -> float | None:
         given = self.arguments.consumer_timeout if asked is None else asked
-        return self._host.consumer_timeout if given is None else given / 1000
+        return self.consumer_timeout if given is None else given / 1000
 
     def is_redelivered(self, entry: Entry) -> bool:
         return entry.acquired > 0 or entry.failures > 0

@@ -99,6 +99,10 @@ class Broker:
         found = self._directory.vhosts[vhost].queues.get(queue)
         return None if found is None else Stock(len(found.backlog), found.lent)
 
+    def set_consumer_timeout(self, queue: str, seconds: float | None, vhost: str = "/") -> None:
+        """Another one for those who consume from this queue from now on; None lets them hold messages for ever."""
+        self._directory.vhosts[vhost].queues[queue].consumer_timeout = seconds
+
     @property
     def next_due(self) -> float | None:
         """When the next TTL, expiry or timeout is due, by the broker's clock; None if nothing waits for the time."""
@@ -152,6 +156,10 @@ class Broker:
         for connection in list(self._directory.connections):
             connection.abort()
         await self._directory.is_deserted.wait()
+
+    def cut_holders(self, queue: str, vhost: str = "/") -> None:
+        """End the connections of consumers that hold messages of this queue, as `cut_connections` ends all."""
+        self._directory.vhosts[vhost].queues[queue].cut_holders()
 
     def lose_next_confirm(self) -> None:
         """The next message to be confirmed is taken, but its connection ends without a word before the confirm."""

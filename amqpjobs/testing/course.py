@@ -12,8 +12,8 @@ _ROUNDING = 1e-6
 class Course:
     """One time, which stands still between two steps."""
 
-    def __init__(self) -> None:
-        self.clock = FakeClock()
+    def __init__(self, start: datetime) -> None:
+        self.clock = FakeClock(start)
         self._broker_clock = BrokerClock(self.clock)
         self.broker = Broker(clock=self._broker_clock)
 

@@ -5,8 +5,9 @@ routed, or what a retry does. What the harness knows of jobs it is told by event
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from random import Random
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
@@ -21,7 +22,8 @@ from amqpjobs.devbroker import Broker
 from amqpjobs.job import Job, options_of
 from amqpjobs.outcome import Outcome
 from amqpjobs.settings import Settings
-from amqpjobs.testing.clock import FakeClock
+from amqpjobs.testing.beats import Beats
+from amqpjobs.testing.clock import START, FakeClock
 from amqpjobs.testing.course import Course
 from amqpjobs.testing.performance import perform
 from amqpjobs.testing.record import Record
@@ -37,7 +39,7 @@ J = TypeVar("J", bound=Job[Any])
 ELSEWHERE = "handled-elsewhere"
 #: Times that something was due in one call, before it is taken to go on for ever.
 MOST_STEPS = 100_000
-#: Real seconds after which time moves for a worker that does not stop.
+#: Real seconds after which time moves for a worker or a beat that does not stop.
 _HESITATION = 0.5
 
 
@@ -45,8 +47,9 @@ class Harness(Generic[S]):
     """Runs an app for the time of a block: `async with Harness(app) as harness`.
 
     The app may be the one at the top of your module: inside the block it connects to a broker of the block's own,
-    and its clock, `harness.clock`, moves only by `drain` and `advance`; afterwards it is as before. Without
-    `works` no worker runs, and jobs stay in their queues. `elsewhere` are job classes that other services handle:
+    and its clock, `harness.clock`, moves only by `drain` and `advance`, from `start` on; afterwards it is as before.
+    Without `works` no worker runs, and jobs stay in their queues. With `beats` its schedules are due as time moves;
+    for a part of a test there is `async with harness.beat()`. `elsewhere` are job classes that other services handle:
     a queue takes them, so that enqueuing them is no UnroutableError. Retries wait for the full delay of their
     policy, unless a `seed` says by which chance jitter takes from it: the same seed, the same delays.
 
@@ -61,12 +64,16 @@ class Harness(Generic[S]):
         app: App[S],
         *,
         works: bool = True,
+        beats: bool = False,
+        start: datetime = START,
         elsewhere: Iterable[type[Job[Any]]] = (),
         seed: int | None = None,
         patience: float = 1.0,
     ) -> None:
         self._app = app
         self._works = works
+        self._has_beat = beats
+        self._start = start
         self._elsewhere = [options_of(job) for job in elsewhere]
         self._chance = _chance(seed)
         self._patience = patience
@@ -76,6 +83,7 @@ class Harness(Generic[S]):
         self._course: Course | None = None
         self._rest: Rest | None = None
         self._worker: Worker | None = None
+        self._beats: Beats | None = None
         self._crashing: asyncio.Task[None] | None = None
 
     # What there is
@@ -117,7 +125,7 @@ class Harness(Generic[S]):
         return self
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        app, course = self._app, Course()
+        app, course = self._app, Course(self._start)
         await stack.enter_async_context(course.broker)
         settings = _settings(app, course.broker.url)
         stack.enter_context(app.overridden(settings=settings, clock=course.clock, chance=self._chance))
@@ -131,6 +139,7 @@ class Harness(Generic[S]):
         stack.callback(setattr, self, "_course", None)
         stack.push_async_callback(self._stop_worker)
         await self._start_worker()
+        self._beats = Beats(app, course.broker, self._until_ended)
         self._rest = Rest(
             broker=course.broker,
             clock=course.clock,
@@ -138,8 +147,11 @@ class Harness(Generic[S]):
             registry=app.registry,
             queues=self._work_queues(),
             worker=lambda: self._worker,
+            beats=self._beats,
             patience=self._patience,
         )
+        if self._has_beat:
+            await stack.enter_async_context(self.beat())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -166,13 +178,14 @@ class Harness(Generic[S]):
 
     async def _stop_worker(self) -> None:
         worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        stopping = asyncio.create_task(worker.__aexit__(None, None, None))
-        while not stopping.done():
-            await asyncio.wait([stopping], timeout=_HESITATION)
+        if worker is not None:
+            await self._until_ended(worker.__aexit__(None, None, None))
+
+    async def _until_ended(self, end: Awaitable[None]) -> None:
+        ending = asyncio.ensure_future(end)
+        while not (await asyncio.wait([ending], timeout=_HESITATION))[0]:
             self._entered().clock.step()  # deadlines end what the broker does not answer
-        await stopping
+        await ending
 
     def _entered(self) -> Course:
         if self._course is None:
@@ -181,6 +194,21 @@ class Harness(Generic[S]):
                 "`harness` is open in async tests, and not in fixtures or in tests without `async`."
             )
         return self._course
+
+    # Schedules
+
+    @asynccontextmanager
+    async def beat(self) -> AsyncGenerator[None]:
+        """Run a beat of the app for the time of a block, in which its schedules are due as time moves.
+
+        What became due before it is for their misfire policies, as after a stop in production. In several blocks at
+        once one beat leads, and the others wait for their turn. Raises DefinitionError if nothing is scheduled.
+        """
+        self._entered()
+        assert self._beats is not None
+        async with self._beats.one():
+            await self.settle()
+            yield
 
     # Time
 
@@ -302,8 +330,14 @@ class Harness(Generic[S]):
             return fitting
         wanted = "No" if count is None else f"Not {count}, but {len(fitting)}"
         raise AssertionError(
-            f"{wanted} {job.__name__} of that description {_was(len(fitting))}. {self._instead(every)}"
+            f"{wanted} {job.__name__} of that description {_was(len(fitting))}. {self._instead(every)}{self._hint(job)}"
         )
+
+    def _hint(self, job: type[Job[Any]]) -> str:
+        is_scheduled = any(isinstance(each.job, job) for each in self._app.schedules)
+        if not is_scheduled or self._beats is None or self._beats.were_there:
+            return ""
+        return " It is scheduled, and no beat ran: use `async with harness.beat():`, or Harness(app, beats=True)."
 
     def _instead(self, every: Sequence[tuple[Job[Any], float]]) -> str:
         if every:
@@ -350,12 +384,24 @@ class Harness(Generic[S]):
         self._record.runs.clear()
         await self._start_worker()
 
+    async def crash_beat(self) -> None:
+        """Let the beat that leads die now, and start another one. If others wait for their turn, one of them leads.
+
+        Ticks that it had published and not written down are published again, under the same ids.
+        """
+        self._entered()
+        assert self._beats is not None
+        await self._beats.crash()
+        await self.settle()
+
     async def cut_connection(self) -> None:
-        """Cut all connections to the broker without a word, and wait until the worker is back.
+        """Cut all connections to the broker without a word, and wait until the worker and a beat are back.
 
         What was running goes on; its delivery comes again.
         """
         await self.broker.cut_connections()
+        if self._beats is not None:
+            await self._beats.until_deposed()
         await self.settle()
 
     def lose_next_confirm(self) -> None:

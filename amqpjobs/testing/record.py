@@ -71,6 +71,11 @@ class Record:
         return [outcome for envelope, outcome in self._ended if _is_of(job, envelope)]
 
     @property
+    def count(self) -> int:
+        """How many were enqueued."""
+        return len(self._enqueued)
+
+    @property
     def kinds(self) -> list[str]:
         """What was enqueued, of whatever class."""
         return [envelope.kind for envelope, _ in self._enqueued]

@@ -38,8 +38,18 @@ class Working(Protocol):
     def waiting(self) -> int: ...
 
 
+class Beating(Protocol):
+    """What is looked at of beats; false if there are none."""
+
+    def __bool__(self) -> bool: ...
+    @property
+    def is_led(self) -> bool: ...
+    @property
+    def is_busy(self) -> bool: ...
+
+
 class Rest:
-    """Of one app, its worker and its broker."""
+    """Of one app, its worker, its beats and its broker."""
 
     def __init__(
         self,
@@ -50,6 +60,7 @@ class Rest:
         registry: Registry,
         queues: Sequence[str],
         worker: Callable[[], Working | None],
+        beats: Beating,
         patience: float,
     ) -> None:
         """`queues` are the broker's names of those that `worker` works on."""
@@ -59,12 +70,16 @@ class Rest:
         self._registry = registry
         self._queues = queues
         self._worker = worker
+        self._beats = beats
         self._patience = patience
         self._real = SystemClock()
+        #: How many jobs were enqueued when beats were last seen to come on, and the real time then.
+        self._progress = (0, 0.0)
 
     async def come(self) -> None:
         """Wait for it, in real time. Raises AssertionError when it does not come."""
         started, turns, quiet = self._real.monotonic(), 0, 0
+        self._progress = (self._record.count, started)
         while quiet < _QUIET:
             await self._real.sleep(0 if turns < _HASTY else 0.001)
             turns += 1
@@ -79,7 +94,18 @@ class Rest:
         # One that the broker does not answer waits for its deadline, and so for the time to move.
         if self._record.enqueuing and waited < self._patience:
             return "somebody is enqueuing"
-        return "" if worker is None else self._at_work(worker)
+        return self._beating() or ("" if worker is None else self._at_work(worker))
+
+    def _beating(self) -> str:
+        if not self._beats:
+            return ""
+        if not self._beats.is_busy:
+            return "" if self._beats.is_led else "no beat leads"
+        now, enqueued = self._real.monotonic(), self._record.count
+        if enqueued != self._progress[0]:
+            self._progress = (enqueued, now)
+        # One that the broker does not answer waits for its deadline, too.
+        return "ticks are on their way" if now - self._progress[1] < self._patience else ""
 
     def _at_work(self, worker: Working) -> str:
         if not worker.is_consuming:

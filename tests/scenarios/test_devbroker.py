@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -351,6 +352,47 @@ async def test_a_message_is_taken_though_its_confirm_is_lost() -> None:
                 await channel.basic_publish(b"x", routing_key="q")
 
         assert broker.stock("q") == Stock(ready=1, lent=0)
+
+
+async def test_only_the_connections_that_hold_messages_of_a_queue_are_cut() -> None:
+    async with Broker() as broker, channel_of(broker.url) as holder, channel_of(broker.url) as other:
+        for channel, queue in ((holder, "q"), (other, "other")):
+            got = asyncio.Event()
+            await channel.queue_declare(queue, durable=True)
+            await channel.basic_publish(b"x", routing_key=queue)
+            await channel.basic_consume(queue, partial(_set, got))
+            await asyncio.wait_for(got.wait(), PATIENCE)
+
+        broker.cut_holders("q")
+
+        async def is_back() -> bool:
+            return broker.stock("q") == Stock(ready=1, lent=0)
+
+        await eventually(is_back)
+        assert holder.is_closed
+        assert broker.stock("other") == Stock(ready=0, lent=1)
+        assert not other.is_closed
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_one_queue_may_have_a_consumer_timeout_of_its_own(kind: str) -> None:
+    clock = VirtualClock()
+    async with Broker(clock=clock) as broker, channel_of(broker.url) as channel:
+        await channel.queue_declare("q", durable=True, arguments={"x-queue-type": kind})
+        broker.set_consumer_timeout("q", None)
+        got = asyncio.Event()
+        await channel.basic_publish(b"x", routing_key="q")
+        await channel.basic_consume("q", partial(_set, got))
+        await asyncio.wait_for(got.wait(), PATIENCE)
+
+        await broker.advance(days=365)
+
+        assert broker.next_due is None
+        assert broker.stock("q") == Stock(ready=0, lent=1)
+
+
+async def _set(event: asyncio.Event, message: object) -> None:
+    event.set()
 
 
 async def test_connections_that_are_cut_are_gone_at_once() -> None:

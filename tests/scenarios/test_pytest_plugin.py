@@ -161,6 +161,46 @@ async def test_it(harness):
     assert "1 passed" in printed, printed
 
 
+def test_schedules_are_due_where_a_test_or_its_fixture_asks_for_a_beat(suite: Suite) -> None:
+    suite.write(
+        "test_shop.py",
+        """
+import pytest
+from amqpjobs import every
+from amqpjobs.testing import Harness
+from shop import Flaky, make_app
+
+@pytest.fixture
+def amqpjobs_app():
+    app = make_app()
+    app.schedule(every(3600), job=Flaky(fail_times=0))
+    return app
+
+async def test_nobody_asked(harness):
+    await harness.advance(days=1)
+    assert harness.enqueued(Flaky) == []
+
+async def test_a_block(harness):
+    async with harness.beat():
+        await harness.advance(days=1)
+    harness.assert_enqueued(Flaky, count=25)
+
+class TestAll:
+    @pytest.fixture
+    def harness(self, amqpjobs_app):
+        return Harness(amqpjobs_app, beats=True)
+
+    async def test_a_fixture(self, harness):
+        await harness.advance(days=1)
+        assert len(harness.outcomes(Flaky)) == 25
+""",
+    )
+
+    printed = suite.run("-o", "asyncio_mode=auto")
+
+    assert "3 passed" in printed, printed
+
+
 def test_without_a_fixture_the_app_of_pyproject_is_taken(suite: Suite) -> None:
     suite.write("conftest.py", "")
     suite.write("pyproject.toml", '[tool.amqpjobs]\napps = ["shop"]\n')

@@ -117,6 +117,24 @@ async def test_a_year_of_a_daily_schedule_has_its_days() -> None:
     assert bench.seconds() == [day * 86_400 for day in range(366)]
 
 
+async def test_it_is_busy_while_ticks_are_on_their_way_or_being_written_down_and_not_while_it_waits() -> None:
+    bench = Bench(each(10))
+    bench.gate.clear()
+
+    async with bench.term() as term:
+        while_publishing = term.is_busy
+        bench.gate.set()
+        await settle()
+        while_waiting = term.is_busy
+        bench.paper.fails = True
+        await bench.clock.advance(10)
+        until_it_is_written_again = term.is_busy
+
+    assert while_publishing
+    assert not while_waiting
+    assert not until_it_is_written_again
+
+
 async def test_the_next_leader_goes_on_where_the_last_one_ended() -> None:
     first = Bench(each(10))
     async with first.term():

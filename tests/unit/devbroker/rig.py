@@ -58,6 +58,7 @@ class Taker:
         self.got: list[tuple[Consumer, Entry]] = []
         self.ended: list[Consumer] = []
         self.is_open = True
+        self.is_cut = False
 
     def has_room(self) -> bool:
         return self.is_open
@@ -67,6 +68,9 @@ class Taker:
 
     def end_consumer(self, consumer: Consumer) -> None:
         self.ended.append(consumer)
+
+    def cut(self) -> None:
+        self.is_cut = True
 
     @property
     def bodies(self) -> list[str]:

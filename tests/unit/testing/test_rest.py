@@ -14,17 +14,23 @@ from tests.support.broker import PATIENCE
 
 @dataclass
 class Books:
-    """A broker's and a worker's, as a test writes them."""
+    """A broker's, a worker's and the beats', as a test writes them."""
 
     lent: int = 0
     running: int = 0
     waiting: int = 0
     is_consuming: bool = True
+    beats: int = 1
+    is_led: bool = True
+    is_busy: bool = False
+
+    def __bool__(self) -> bool:
+        return self.beats > 0
 
     def stock(self, queue: str, /) -> Stock:
         return Stock(ready=5, lent=self.lent)
 
-    def rest(self) -> Rest:
+    def rest(self, patience: float = PATIENCE) -> Rest:
         return Rest(
             broker=self,
             clock=FakeClock(),
@@ -32,7 +38,8 @@ class Books:
             registry=Registry("work"),
             queues=["work"],
             worker=lambda: self,
-            patience=PATIENCE,
+            beats=self,
+            patience=patience,
         )
 
 
@@ -43,6 +50,8 @@ class Books:
         pytest.param(Books(waiting=1), id="a channel is gone, and its deliveries are to come again"),
         pytest.param(Books(lent=1, running=1), id="a job begins or is settled"),
         pytest.param(Books(is_consuming=False), id="the connection is away"),
+        pytest.param(Books(is_led=False), id="a beat is still to take the lead"),
+        pytest.param(Books(is_busy=True), id="a tick is on its way"),
     ],
 )
 async def test_there_is_no_rest_while_the_books_do_not_agree(books: Books) -> None:
@@ -51,6 +60,7 @@ async def test_there_is_no_rest_while_the_books_do_not_agree(books: Books) -> No
     was_done = coming.done()
 
     books.lent, books.running, books.waiting, books.is_consuming = 2, 0, 2, True
+    books.is_led, books.is_busy = True, False
 
     async with asyncio.timeout(PATIENCE):
         await coming
@@ -62,3 +72,13 @@ async def test_a_rest_that_does_not_come_tells_why(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(AssertionError, match="3 jobs are lent to the worker, and it has 0"):
         await Books(lent=3).rest().come()
+
+
+async def test_without_beats_nobody_has_to_lead() -> None:
+    async with asyncio.timeout(PATIENCE):
+        await Books(beats=0, is_led=False).rest().come()
+
+
+async def test_ticks_that_the_broker_does_not_answer_wait_for_time_to_move() -> None:
+    async with asyncio.timeout(PATIENCE):
+        await Books(is_busy=True).rest(patience=0.05).come()
