@@ -213,7 +213,10 @@ class Harness(Generic[S]):
     # Time
 
     async def settle(self) -> None:
-        """Let all go on that can, without moving time. Raises AssertionError if that takes 30 real seconds."""
+        """Let all go on that can, without moving time.
+
+        Raises AssertionError if that does not end, and for 30 real seconds nothing was enqueued and no attempt ended.
+        """
         self._entered()
         assert self._rest is not None
         await self._rest.come()

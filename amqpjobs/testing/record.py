@@ -71,9 +71,9 @@ class Record:
         return [outcome for envelope, outcome in self._ended if _is_of(job, envelope)]
 
     @property
-    def count(self) -> int:
-        """How many were enqueued."""
-        return len(self._enqueued)
+    def news(self) -> int:
+        """How much has happened: jobs that were enqueued, and attempts that ended."""
+        return len(self._enqueued) + len(self._ended)
 
     @property
     def kinds(self) -> list[str]:

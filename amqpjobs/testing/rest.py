@@ -17,7 +17,7 @@ from amqpjobs.testing.record import Record, Run
 _QUIET = 10
 #: Turns after which it is looked at only each millisecond: something takes real time.
 _HASTY = 500
-#: Real seconds that a handler in a thread may take, or a connection to come back.
+#: Real seconds that a handler in a thread may take, or a connection to come back, while nothing else happens.
 LONGEST = 30.0
 
 
@@ -73,39 +73,43 @@ class Rest:
         self._beats = beats
         self._patience = patience
         self._real = SystemClock()
-        #: How many jobs were enqueued when beats were last seen to come on, and the real time then.
-        self._progress = (0, 0.0)
+        #: What had happened when something last did, the real time then, and the turns of the event loop since.
+        self._news, self._heard, self._turns = 0, 0.0, 0
 
     async def come(self) -> None:
-        """Wait for it, in real time. Raises AssertionError when it does not come."""
-        started, turns, quiet = self._real.monotonic(), 0, 0
-        self._progress = (self._record.count, started)
+        """Wait for it, in real time. Raises AssertionError when it does not come, and nothing else happens."""
+        started, quiet = self._real.monotonic(), 0
+        self._heard, self._turns = started, 0
         while quiet < _QUIET:
-            await self._real.sleep(0 if turns < _HASTY else 0.001)
-            turns += 1
-            unrest = self._unrest(self._real.monotonic() - started)
+            await self._real.sleep(0 if self._turns < _HASTY else 0.001)
+            now = self._real.monotonic()
+            self._listen(now)
+            unrest = self._unrest(now - started, now - self._heard)
             quiet = 0 if unrest else quiet + 1
-            if unrest and self._real.monotonic() - started > LONGEST:
+            if unrest and now - self._heard > LONGEST:
                 raise AssertionError(f"It did not come to rest within {LONGEST:g} s of real time: {unrest}.")
 
-    def _unrest(self, waited: float) -> str:
-        """What is going on; "" when nothing is."""
+    def _listen(self, now: float) -> None:
+        self._turns += 1
+        if self._record.news != self._news:
+            self._news, self._heard, self._turns = self._record.news, now, 0
+
+    def _unrest(self, waited: float, silent: float) -> str:
+        """What is going on; "" when nothing is. In real seconds, how long that took, and since when nothing is new."""
         worker = self._worker()
         # One that the broker does not answer waits for its deadline, and so for the time to move.
         if self._record.enqueuing and waited < self._patience:
             return "somebody is enqueuing"
-        return self._beating() or ("" if worker is None else self._at_work(worker))
+        return self._beating(silent) or ("" if worker is None else self._at_work(worker))
 
-    def _beating(self) -> str:
+    def _beating(self, silent: float) -> str:
         if not self._beats:
             return ""
         if not self._beats.is_busy:
             return "" if self._beats.is_led else "no beat leads"
-        now, enqueued = self._real.monotonic(), self._record.count
-        if enqueued != self._progress[0]:
-            self._progress = (enqueued, now)
-        # One that the broker does not answer waits for its deadline, too.
-        return "ticks are on their way" if now - self._progress[1] < self._patience else ""
+        # One that the broker does not answer waits for its deadline, too. But the real time may have been others'.
+        is_stuck = silent > self._patience and self._turns > _HASTY
+        return "" if is_stuck else "ticks are on their way"
 
     def _at_work(self, worker: Working) -> str:
         if not worker.is_consuming:

@@ -1,15 +1,19 @@
 import asyncio
 from dataclasses import dataclass
+from itertools import count
 
 import pytest
 
+from amqpjobs.clock import SystemClock
 from amqpjobs.devbroker import Stock
+from amqpjobs.events import Events, JobEnqueued
 from amqpjobs.registry import Registry
 from amqpjobs.testing import rest as room
 from amqpjobs.testing.clock import FakeClock, settle
 from amqpjobs.testing.record import Record
 from amqpjobs.testing.rest import Rest
 from tests.support.broker import PATIENCE
+from tests.unit.making import envelope
 
 
 @dataclass
@@ -30,11 +34,11 @@ class Books:
     def stock(self, queue: str, /) -> Stock:
         return Stock(ready=5, lent=self.lent)
 
-    def rest(self, patience: float = PATIENCE) -> Rest:
+    def rest(self, patience: float = PATIENCE, record: Record | None = None) -> Rest:
         return Rest(
             broker=self,
             clock=FakeClock(),
-            record=Record(),
+            record=record or Record(),
             registry=Registry("work"),
             queues=["work"],
             worker=lambda: self,
@@ -82,3 +86,38 @@ async def test_without_beats_nobody_has_to_lead() -> None:
 async def test_ticks_that_the_broker_does_not_answer_wait_for_time_to_move() -> None:
     async with asyncio.timeout(PATIENCE):
         await Books(is_busy=True).rest(patience=0.05).come()
+
+
+class Racing(SystemClock):
+    """An hour passes with each look at it."""
+
+    def __init__(self) -> None:
+        self._looks = count()
+
+    def monotonic(self) -> float:
+        return 3600.0 * next(self._looks)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_what_takes_long_is_waited_for_as_long_as_something_happens(
+    is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SystemClock", Racing)
+    books, events, record = Books(lent=1), Events(), Record()
+    record.watch(events)
+    coming = asyncio.create_task(books.rest(record=record).come())
+
+    for _ in range(100):
+        if is_new:
+            events.emit(JobEnqueued(envelope(), 0))
+        await asyncio.sleep(0)
+    books.lent = 0
+
+    if is_new:
+        await coming
+    else:
+        with pytest.raises(AssertionError, match="It did not come to rest"):
+            await coming
