@@ -43,9 +43,9 @@ async def record_sale(job: RecordSale, ctx: JobContext[Store]) -> None:
 async def write_report(job: WriteReport, ctx: JobContext[Store]) -> Report:
     day = job.day or _day_of(ctx)
     lines = ctx.state.report(day)
-    report = Report(day=day, count=sum(line.count for line in lines), cents=sum(line.cents for line in lines))
+    report = Report(day=day, sales=sum(line.sales for line in lines), cents=sum(line.cents for line in lines))
     _write(settings.folder / f"{day}.txt", _text(report, lines))
-    ctx.log.info("%d sales, %.2f in all", report.count, report.cents / 100)
+    ctx.log.info("%d sales, %.2f in all", report.sales, report.cents / 100)
     return report
 
 
@@ -73,8 +73,8 @@ def _today() -> date:
 
 
 def _text(report: Report, lines: Sequence[Line]) -> str:
-    rows = [f"{line.item:<30} {line.count:>6} {line.cents / 100:>12.2f}" for line in lines]
-    total = f"{'in all':<30} {report.count:>6} {report.cents / 100:>12.2f}"
+    rows = [f"{line.item:<30} {line.sales:>6} {line.cents / 100:>12.2f}" for line in lines]
+    total = f"{'in all':<30} {report.sales:>6} {report.cents / 100:>12.2f}"
     return "\n".join([f"Sold before {report.day:%A, %d %B %Y}", "", *rows, total, ""])
 
 

@@ -12,8 +12,7 @@ class Report(BaseModel):
     """A report that was written."""
 
     day: date
-    #: Of sales.
-    count: int
+    sales: int
     cents: int
 
 

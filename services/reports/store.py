@@ -19,7 +19,7 @@ class Line(NamedTuple):
     """What was sold of one thing."""
 
     item: str
-    count: int
+    sales: int
     cents: int
 
 

@@ -365,11 +365,10 @@ async def test_only_the_connections_that_hold_messages_of_a_queue_are_cut() -> N
 
         broker.cut_holders("q")
 
-        async def is_back() -> bool:
-            return broker.stock("q") == Stock(ready=1, lent=0)
+        async def is_cut() -> bool:
+            return holder.is_closed and broker.stock("q") == Stock(ready=1, lent=0)
 
-        await eventually(is_back)
-        assert holder.is_closed
+        await eventually(is_cut)
         assert broker.stock("other") == Stock(ready=0, lent=1)
         assert not other.is_closed
 

@@ -75,7 +75,7 @@ async def test_each_sale_stands_in_one_report_also_those_of_weekends_and_holiday
             await service.app.enqueue(sale(datetime(2026, 4, day, 12, tzinfo=BERLIN)))
         await service.advance(days=14)
 
-        counts = {f"{report.day:%d}": report.count for report in reports(service.outcomes(WriteReport))}
+        counts = {f"{report.day:%d}": report.sales for report in reports(service.outcomes(WriteReport))}
     # From Good Friday, the 3rd, to Easter Monday nobody reads reports.
     expected = {"01": 0, "02": 1, "07": 5, "08": 1, "09": 1, "10": 1, "13": 3, "14": 1}
     assert counts == expected
@@ -105,7 +105,7 @@ async def test_reports_that_were_missed_are_written_for_their_days_and_one_clean
         async with service.beat():
             pass
 
-        written = {f"{report.day:%d}": report.count for report in reports(service.outcomes(WriteReport))}
+        written = {f"{report.day:%d}": report.sales for report in reports(service.outcomes(WriteReport))}
         assert len(service.outcomes(CleanUp)) - before == 1
     assert written == {"01": 0, "02": 1, "03": 1, "04": 1, "05": 1, "08": 3, "09": 1, "10": 1, "11": 1, "12": 1}
 
@@ -121,7 +121,7 @@ async def test_what_runs_twice_counts_once(tmp_path: Path) -> None:
             await service.app.enqueue(WriteReport())
             await service.drain()
 
-        assert reports(service.outcomes(WriteReport)) == [Report(day=date(2026, 6, 2), count=2, cents=549)] * 2
+        assert reports(service.outcomes(WriteReport)) == [Report(day=date(2026, 6, 2), sales=2, cents=549)] * 2
     text = (tmp_path / "reports" / "2026-06-02.txt").read_text()
     assert [line.split() for line in text.splitlines()] == [
         ["Sold", "before", "Tuesday,", "02", "June", "2026"],
