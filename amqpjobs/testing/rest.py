@@ -73,8 +73,10 @@ class Rest:
         self._beats = beats
         self._patience = patience
         self._real = SystemClock()
-        #: What had happened when something last did, the real time then, and the turns of the event loop since.
-        self._news, self._heard, self._turns = 0, 0.0, 0
+        #: How much had happened when something last did, the real time then, and the turns of the event loop since.
+        self._news: int = 0
+        self._heard: float = 0.0
+        self._turns: int = 0
 
     async def come(self) -> None:
         """Wait for it, in real time. Raises AssertionError when it does not come, and nothing else happens."""
