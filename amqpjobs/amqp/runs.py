@@ -1,0 +1,193 @@
+"""What workers tell beats of the runs of ticks: a small stream of notices for each app whose beat leads.
+
+A worker tells before a tick's handler runs that this copy of it was started, and before the ack
+that it has ended; of other jobs nothing is told. A leader follows the stream to learn when the
+last run is over. A worker that has a doubtful copy reads whether another one was started before:
+the stream is the one order in which all see what copies did.
+
+The notices go through the exchange of the queues, with a key that only the stream is bound to.
+Workers may write there anyway, and it is there also where no beat ever was: then a notice has
+nowhere to go, which the publisher says and nobody minds. An exchange of its own that is missing,
+or that one may not write to, would cost the connection with each tick.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NoReturn, cast
+
+import aiormq
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+
+from amqpjobs.amqp.connection import CLIENT_ERRORS, OneSession, Session
+from amqpjobs.amqp.declare import told_of_consuming
+from amqpjobs.amqp.publisher import Publisher
+from amqpjobs.envelope import Envelope, new_id
+from amqpjobs.errors import BrokerUnavailableError
+from amqpjobs.topology import Route, Topology
+from amqpjobs.wire import Headers, Properties, Publication
+
+#: Messages lent to a reader at once.
+WINDOW = 500
+#: From so long before one reads: the broker's clock is another one.
+SLACK = timedelta(seconds=60)
+#: Seconds in which a reader's goal must have come.
+READ_WITHIN = 30.0
+#: Bytes of a routing key: a longer one is of no app.
+LONGEST_KEY = 255
+
+_ID, _COPY, _FENCE = "amqpjobs-id", "amqpjobs-copy", "fence"
+_OFFSET = "x-stream-offset"
+
+
+class Word(StrEnum):
+    """What is told of a copy."""
+
+    #: It is about to run.
+    STARTED = "started"
+    #: The tick has run: completed, dead, cancelled or expired. Not: failed and to be tried again.
+    ENDED = "ended"
+    #: It is not run, because another copy is, which has not ended yet.
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One word about one copy of a tick."""
+
+    word: Word
+    #: The id of its job.
+    tick: str
+    copy: str
+
+
+def notice_of(topology: Topology, envelope: Envelope, word: Word) -> Publication | None:
+    """The notice about a job; None for what is no copy of a tick, or of an app with no such name."""
+    if envelope.copy is None or envelope.app_id is None:
+        return None
+    route = topology.to_beat_runs(envelope.app_id)
+    if len(route.key.encode()) > LONGEST_KEY:
+        return None
+    return _publication(route, word, {_ID: envelope.job_id, _COPY: envelope.copy})
+
+
+class Runs:
+    """The notices of one app, read on one session."""
+
+    def __init__(self, session: Session, queue: str, route: Route) -> None:
+        self._session = session
+        self._queue = queue
+        self._route = route
+        self._publisher = Publisher(OneSession(session), longest_body=0)
+
+    async def read(self, since: datetime, until: str) -> list[Notice]:
+        """The notices since about then, up to the one with this message id, which was confirmed before.
+
+        Raises BrokerUnavailableError when that does not come within 30 seconds, or the connection is lost,
+        and AccessRefusedError.
+        """
+        notices = list[Notice]()
+        goal = asyncio.Event()
+
+        def take(notice: Notice | None, message_id: str) -> None:
+            if notice is not None and not goal.is_set():
+                notices.append(notice)
+            if message_id == until:
+                goal.set()
+
+        try:
+            async with asyncio.timeout(READ_WITHIN), self._session.scratch() as channel:
+                await _reached(goal, await self._begin(channel, since, take))
+        except (*CLIENT_ERRORS, TimeoutError) as error:
+            raise self._gone(error) from error
+        if not goal.is_set():
+            raise self._gone(None)
+        return notices
+
+    async def follow(
+        self, since: datetime, on_notice: Callable[[Notice], object], on_current: Callable[[], object]
+    ) -> NoReturn:
+        """Hand on the notices since about then, and those that come, for as long as the session lasts.
+
+        `on_current` is called when all was handed on that was there at the beginning. Raises as `read` does,
+        and what `Publisher.send` raises of a fence.
+        """
+        fence = _publication(self._route, _FENCE, {})
+        current = asyncio.Event()
+
+        def take(notice: Notice | None, message_id: str) -> None:
+            if notice is not None:
+                on_notice(notice)
+            if message_id == fence.properties.message_id:
+                current.set()
+
+        try:
+            async with self._session.scratch() as channel:
+                closed = await self._begin(channel, since, take)
+                async with asyncio.timeout(READ_WITHIN):
+                    await self._publisher.send(fence)
+                    await _reached(current, closed)
+                if current.is_set():
+                    on_current()
+                await closed.wait()
+        except (*CLIENT_ERRORS, TimeoutError) as error:
+            raise self._gone(error) from error
+        raise self._gone(None)
+
+    async def _begin(
+        self, channel: Channel, since: datetime, take: Callable[[Notice | None, str], object]
+    ) -> asyncio.Event:
+        """Consume; the event is set when nothing more will come."""
+        closed = asyncio.Event()
+
+        async def arrived(message: DeliveredMessage) -> None:
+            take(_notice(message), str(message.header.properties.message_id))
+            # Each at once: the broker closes the channel of who keeps one for half an hour.
+            if not channel.is_closed:
+                tag = cast("aiormq.spec.Basic.Deliver", message.delivery).delivery_tag
+                await channel.basic_ack(tag or 0, wait=False)
+
+        async def cancelled(frame: object) -> None:
+            closed.set()
+
+        channel.on_consumer_cancel_callbacks.add(cancelled)
+        closing = cast("asyncio.Future[object]", channel.closing)  # pyright: ignore[reportUnknownMemberType]
+        closing.add_done_callback(lambda _: closed.set())
+        await channel.basic_qos(prefetch_count=WINDOW)
+        with told_of_consuming():
+            await channel.basic_consume(self._queue, arrived, arguments={_OFFSET: since - SLACK})
+        # Up to here the reader may still be looking for its place: it says ok before it has one.
+        await channel.basic_qos(prefetch_count=WINDOW)
+        return closed
+
+    def _gone(self, error: BaseException | None) -> BrokerUnavailableError:
+        why = "its channel closed" if error is None else repr(error)
+        return BrokerUnavailableError(f"The runs in {self._queue!r} could not be read: {why}.")
+
+
+async def _reached(goal: asyncio.Event, closed: asyncio.Event) -> None:
+    """Until one of the two is set."""
+    waits = [asyncio.ensure_future(each.wait()) for each in (goal, closed)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _publication(route: Route, kind: str, headers: Headers) -> Publication:
+    properties = Properties(kind=kind, message_id=new_id(), headers=headers)
+    return Publication(exchange=route.exchange, routing_key=route.key, body=b"", properties=properties)
+
+
+def _notice(message: DeliveredMessage) -> Notice | None:
+    """None for a fence, and for what nobody of ours has written."""
+    properties = message.header.properties
+    headers = cast("Headers", properties.headers or {})
+    tick, copy = headers.get(_ID), headers.get(_COPY)
+    if properties.message_type not in tuple(Word) or not isinstance(tick, str) or not isinstance(copy, str):
+        return None
+    return Notice(Word(properties.message_type), tick, copy)
