@@ -299,6 +299,14 @@ class TickFound(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RunOver(Event):
+    """The job of the last tick, `run`, has ended, as a worker told. Of schedules that do not allow overlaps."""
+
+    schedule: str
+    run: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RunPresumedOver(Event):
     """Nobody told of the end of the run of `run` within the schedule's `limit` (seconds)."""
 

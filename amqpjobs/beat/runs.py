@@ -23,7 +23,7 @@ class Ends:
         self._state = state
         self._known: dict[str, dict[datetime, bool]] = {each.name: {} for each in scheduled if each.overlap != "allow"}
         self._current = asyncio.Event()
-        self.on_end: Callable[[str], object] = lambda name: None
+        self.on_end: Callable[[Tick], object] = lambda tick: None
 
     @property
     def is_wanted(self) -> bool:
@@ -44,7 +44,7 @@ class Ends:
         if tick.instant > self._state[tick.schedule].last and len(known) < REMEMBERED:
             known[tick.instant] = known.get(tick.instant, False) or notice.word is Word.ENDED
         if notice.word is Word.ENDED and self._state.end(tick.schedule, tick.instant):
-            self.on_end(tick.schedule)
+            self.on_end(tick)
 
     def set_current(self) -> None:
         """All was taken that was there when the term began."""

@@ -29,6 +29,7 @@ from amqpjobs.events import (
     ClockWentBack,
     Event,
     Events,
+    RunOver,
     RunPresumedOver,
     ScheduleFailed,
     StateNotKept,
@@ -272,10 +273,11 @@ class Term:
             self._pass_on(entry, tick)
         return has_started
 
-    def _ended(self, name: str) -> None:
+    def _ended(self, tick: Tick) -> None:
         """The run of a schedule's last tick is over."""
+        self._tell(RunOver(tick.schedule, tick.instant))
         self._unkept.set()
-        entry = self._named.get(name)
+        entry = self._named.get(tick.schedule)
         if entry is not None and entry.is_waiting and entry.turn:
             self._push(entry, self._clock.now())
             self._news.set()
