@@ -75,6 +75,8 @@ class _Entry:
     turn: int = 0
     #: Whether ticks wait for the end of a run.
     is_waiting: bool = False
+    #: Whether the last leader left a run open, so that ticks may have waited for its end.
+    had_run: bool = False
 
 
 class Term:
@@ -109,7 +111,7 @@ class Term:
             for number, each in enumerate(scheduled)
         ]
         for entry in self._entries:
-            entry.is_waiting = entry.scheduled.overlap == "queue" and state[entry.scheduled.name].open is not None
+            entry.had_run = state[entry.scheduled.name].open is not None
         self._named = {each.scheduled.name: each for each in self._entries}
         self._ends = ends
         if ends is not None:
@@ -232,11 +234,12 @@ class Term:
         if self._ends is not None:
             await self._ends.current()
         name, mark, now = entry.scheduled.name, self._state[entry.scheduled.name], self._clock.now()
-        verdict = judge(entry.scheduled, entry.schedule, mark, now, has_waited=entry.is_waiting)
+        has_waited = entry.is_waiting or entry.had_run
+        verdict = judge(entry.scheduled, entry.schedule, mark, now, has_waited=has_waited)
         if verdict.waits_until is not None and mark.open is not None:
             self._wait(entry, mark.open, min(verdict.waits_until, now + timedelta(seconds=LOOK_AGAIN)))
             return False
-        entry.is_waiting = False
+        entry.is_waiting = entry.had_run = False
         if verdict.is_presumed_over and mark.open is not None:
             self._tell(RunPresumedOver(name, mark.open.instant, entry.scheduled.overlap_limit))
             self._state.end(name, mark.open.instant)
