@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NoReturn, cast
+from types import TracebackType
+from typing import NoReturn, Self, cast
 
 import aiormq
 from aiormq.abc import DeliveredMessage
@@ -90,20 +91,14 @@ class Runs:
         and AccessRefusedError.
         """
         notices = list[Notice]()
-        goal = asyncio.Event()
-
-        def take(notice: Notice | None, message_id: str) -> None:
-            if notice is not None and not goal.is_set():
-                notices.append(notice)
-            if message_id == until:
-                goal.set()
-
         try:
-            async with asyncio.timeout(READ_WITHIN), self._session.scratch() as channel:
-                await _reached(goal, await self._begin(channel, since, take))
+            async with self._session.scratch() as channel, _Reading(channel, until, notices.append) as reading:
+                async with asyncio.timeout(READ_WITHIN):
+                    await reading.begin(self._queue, since)
+                    await reading.current()
         except (*CLIENT_ERRORS, TimeoutError) as error:
             raise self._gone(error) from error
-        if not goal.is_set():
+        if not reading.is_current:
             raise self._gone(None)
         return notices
 
@@ -116,66 +111,94 @@ class Runs:
         and what `Publisher.send` raises of a fence.
         """
         fence = _publication(self._route, _FENCE, {})
-        current = asyncio.Event()
-
-        def take(notice: Notice | None, message_id: str) -> None:
-            if notice is not None:
-                on_notice(notice)
-            if message_id == fence.properties.message_id:
-                current.set()
-
+        until = fence.properties.message_id or ""
         try:
-            async with self._session.scratch() as channel:
-                closed = await self._begin(channel, since, take)
+            async with self._session.scratch() as channel, _Reading(channel, until, on_notice, goes_on=True) as reading:
                 async with asyncio.timeout(READ_WITHIN):
+                    await reading.begin(self._queue, since)
                     await self._publisher.send(fence)
-                    await _reached(current, closed)
-                if current.is_set():
+                    await reading.current()
+                if reading.is_current:
                     on_current()
-                await closed.wait()
+                await reading.closed()
         except (*CLIENT_ERRORS, TimeoutError) as error:
             raise self._gone(error) from error
         raise self._gone(None)
-
-    async def _begin(
-        self, channel: Channel, since: datetime, take: Callable[[Notice | None, str], object]
-    ) -> asyncio.Event:
-        """Consume; the event is set when nothing more will come."""
-        closed = asyncio.Event()
-
-        async def arrived(message: DeliveredMessage) -> None:
-            take(_notice(message), str(message.header.properties.message_id))
-            # Each at once: the broker closes the channel of who keeps one for half an hour.
-            if not channel.is_closed:
-                tag = cast("aiormq.spec.Basic.Deliver", message.delivery).delivery_tag
-                await channel.basic_ack(tag or 0, wait=False)
-
-        async def cancelled(frame: object) -> None:
-            closed.set()
-
-        channel.on_consumer_cancel_callbacks.add(cancelled)
-        closing = cast("asyncio.Future[object]", channel.closing)  # pyright: ignore[reportUnknownMemberType]
-        closing.add_done_callback(lambda _: closed.set())
-        await channel.basic_qos(prefetch_count=WINDOW)
-        with told_of_consuming():
-            await channel.basic_consume(self._queue, arrived, arguments={_OFFSET: since - SLACK})
-        # Up to here the reader may still be looking for its place: it says ok before it has one.
-        await channel.basic_qos(prefetch_count=WINDOW)
-        return closed
 
     def _gone(self, error: BaseException | None) -> BrokerUnavailableError:
         why = "its channel closed" if error is None else repr(error)
         return BrokerUnavailableError(f"The runs in {self._queue!r} could not be read: {why}.")
 
 
-async def _reached(goal: asyncio.Event, closed: asyncio.Event) -> None:
-    """Until one of the two is set."""
-    waits = [asyncio.ensure_future(each.wait()) for each in (goal, closed)]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+class _Reading:
+    """One way through the stream, on a channel of its own: up to a message, or beyond it."""
+
+    def __init__(
+        self, channel: Channel, until: str, on_notice: Callable[[Notice], object], *, goes_on: bool = False
+    ) -> None:
+        self._channel = channel
+        self._until = until
+        self._on_notice = on_notice
+        self._goes_on = goes_on
+        self._count = 0
+        #: Whether the message came.
+        self.is_current = False
+        self._is_closed = False
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An ack on a channel that is being closed would cost the connection.
+        self._is_closed = True
+
+    async def begin(self, queue: str, since: datetime) -> None:
+        """Consume from about then on."""
+        channel = self._channel
+        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        closing = cast("asyncio.Future[object]", channel.closing)  # pyright: ignore[reportUnknownMemberType]
+        closing.add_done_callback(lambda _: self._close())
+        await channel.basic_qos(prefetch_count=WINDOW)
+        with told_of_consuming():
+            await channel.basic_consume(queue, self._arrived, arguments={_OFFSET: since - SLACK})
+        # Up to here the reader may still be looking for its place: it says ok before it has one.
+        await channel.basic_qos(prefetch_count=WINDOW)
+
+    async def current(self) -> None:
+        """Wait until the message came, or nothing more will."""
+        while not (self.is_current or self._is_closed):
+            self._news.clear()
+            await self._news.wait()
+
+    async def closed(self) -> None:
+        """Wait until nothing more will come."""
+        while not self._is_closed:
+            self._news.clear()
+            await self._news.wait()
+
+    async def _arrived(self, message: DeliveredMessage) -> None:
+        if self._is_closed or (self.is_current and not self._goes_on):
+            return
+        self._count += 1
+        if (notice := _notice(message)) is not None:
+            self._on_notice(notice)
+        if message.header.properties.message_id == self._until:
+            self.is_current = True
+            self._news.set()
+        # Later ones at once: the broker closes the channel of who keeps a message for half an hour.
+        if (self._goes_on and self.is_current) or self._count % (WINDOW // 2) == 0:
+            tag = cast("aiormq.spec.Basic.Deliver", message.delivery).delivery_tag
+            await self._channel.basic_ack(tag or 0, multiple=True, wait=False)
+
+    async def _cancelled(self, frame: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._news.set()
 
 
 def _publication(route: Route, kind: str, headers: Headers) -> Publication:

@@ -58,16 +58,18 @@ class Process:
 class Beats:
     """So many beats of `beat_app`, entered with one of them leading."""
 
-    def __init__(self, url: str, name: str, folder: Path, count: int) -> None:
+    def __init__(self, url: str, name: str, folder: Path, count: int, *, forgets: bool = False) -> None:
+        """With `forgets` those that are there at first never write down what they have published."""
         own = {"AMQPJOBS_URL": url, "AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json", "BEAT_APP": name}
         self._environment = os.environ | own
         self._folder = folder
         self._count = count
+        self._first = {"BEAT_FORGETS": "yes"} if forgets else {}
         self.processes: list[Process] = []
 
     async def __aenter__(self) -> Self:
         for _ in range(self._count):
-            self.start()
+            self.start(**self._first)
         await self.until_all_wait()
         await self.leader()
         return self
@@ -88,9 +90,9 @@ class Beats:
             for popen in alive:
                 popen.kill()
 
-    def start(self) -> Process:
+    def start(self, **environment: str) -> Process:
         """One more."""
-        process = Process(self._folder / f"beat-{len(self.processes)}", self._environment)
+        process = Process(self._folder / f"beat-{len(self.processes)}", self._environment | environment)
         self.processes.append(process)
         return process
 
