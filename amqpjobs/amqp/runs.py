@@ -14,7 +14,7 @@ or that one may not write to, would cost the connection with each tick.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import TracebackType
 from typing import NoReturn, Self, cast
@@ -42,6 +42,8 @@ LONGEST_KEY = 255
 
 _ID, _COPY, _FENCE = "amqpjobs-id", "amqpjobs-copy", "fence"
 _OFFSET = "x-stream-offset"
+#: The wire has no times before it.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Word(StrEnum):
@@ -163,7 +165,7 @@ class _Reading:
         closing.add_done_callback(lambda _: self._close())
         await channel.basic_qos(prefetch_count=WINDOW)
         with told_of_consuming():
-            await channel.basic_consume(queue, self._arrived, arguments={_OFFSET: since - SLACK})
+            await channel.basic_consume(queue, self._arrived, arguments={_OFFSET: max(_EPOCH, since - SLACK)})
         # Up to here the reader may still be looking for its place: it says ok before it has one.
         await channel.basic_qos(prefetch_count=WINDOW)
 

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Never, cast
+from typing import Any, Never
 
-import aiormq
 import pytest
 
 from amqpjobs import App, Beat, JobContext, Worker
@@ -105,17 +104,8 @@ class Stage:
         """A copy of a tick, as a beat publishes it."""
         doubt = {"amqpjobs-doubt-since": milliseconds(tick.instant)} if is_doubtful else {}
         headers = {"amqpjobs-id": tick.job_id, "amqpjobs-schedule": tick.schedule, "amqpjobs-copy": copy, **doubt}
-        async with self._broker.channel() as channel:
-            await channel.basic_publish(
-                b"{}",
-                routing_key=work_queue(self.worker),
-                properties=aiormq.spec.Basic.Properties(
-                    headers=cast("Any", headers),
-                    message_type=options_of(self.kind).kind,
-                    app_id=self.worker.name,
-                    delivery_mode=2,
-                ),
-            )
+        kind, name = options_of(self.kind).kind, self.worker.name
+        await self._broker.publish("", work_queue(self.worker), kind=kind, headers=headers, app_id=name)
 
     async def sweep(self) -> None:
         for queue in self.worker.topology.beat(self.worker.name).queues:

@@ -17,7 +17,7 @@ from amqpjobs.wire import Publication
 from tests.support.apps import Bench, Seen
 from tests.support.broker import PATIENCE, Broker
 
-BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
+BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Stream:

@@ -20,7 +20,7 @@ from tests.support.ticks import Each
 HOME = "tests.support.long_app"
 ROOT = Path(__file__).parents[2]
 #: Workers that are killed, and jobs that end before each kill.
-KILLS, ENDS = (10, 3) if is_full() else (2, 1)
+KILLS, ENDS = (10, 3) if is_full() else (1, 1)
 
 
 class Workshop:

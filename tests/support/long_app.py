@@ -11,7 +11,7 @@ from amqpjobs import App, Job, JobContext
 
 NAME = os.environ.get("LONG_APP", "long")
 #: Seconds that a job takes.
-SECONDS = 2.5
+SECONDS = 1.5
 
 app = App(NAME)
 
