@@ -132,8 +132,9 @@ async def _clear(url: str) -> None:
 
 async def _sweep(url: str) -> None:
     async with plain_client(url) as broker:
-        for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows", "ticking"):
+        for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows", "ticking", "crawling"):
             await broker.delete_queue(f"amqpjobs.queue.{app}")
             await broker.delete_queue(f"amqpjobs.dead.{app}")
-        for queue in ("lease", "register"):
-            await broker.delete_queue(f"amqpjobs.beat.{queue}.v1.ticking")
+        for queue in ("lease", "register", "runs"):
+            for app in ("ticking", "crawling"):
+                await broker.delete_queue(f"amqpjobs.beat.{queue}.v1.{app}")

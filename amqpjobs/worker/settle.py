@@ -65,8 +65,9 @@ class Settler:
         """
         if isinstance(outcome, Returned):
             return await self._hand_back(delivery)
-        if isinstance(outcome, Completed) and not self._effects:
-            return await self._end(delivery, envelope, outcome)
+        is_tick = envelope is not None and envelope.copy is not None
+        if isinstance(outcome, Completed) and not self._effects and not is_tick:
+            return await self._ack(delivery, envelope)
         pause, hopeless = FIRST_PAUSE, 0
         while delivery.settler.is_open:
             try:
