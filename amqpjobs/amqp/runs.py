@@ -12,7 +12,7 @@ or that one may not write to, would cost the connection with each tick.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -86,15 +86,20 @@ class Runs:
         self._route = route
         self._publisher = Publisher(OneSession(session), longest_body=0)
 
-    async def read(self, since: datetime, until: str) -> list[Notice]:
-        """The notices since about then, up to the one with this message id, which was confirmed before.
+    async def read(self, since: datetime, until: Collection[str], ticks: Collection[str]) -> list[Notice]:
+        """The notices of these ticks since about then, until all with these message ids came, which were confirmed.
 
-        Raises BrokerUnavailableError when that does not come within 30 seconds, or the connection is lost,
+        Raises BrokerUnavailableError when they do not come within 30 seconds, or the connection is lost,
         and AccessRefusedError.
         """
         notices = list[Notice]()
+
+        def take(notice: Notice) -> None:
+            if notice.tick in ticks:
+                notices.append(notice)
+
         try:
-            async with self._session.scratch() as channel, _Reading(channel, until, notices.append) as reading:
+            async with self._session.scratch() as channel, _Reading(channel, until, take) as reading:
                 async with asyncio.timeout(READ_WITHIN):
                     await reading.begin(self._queue, since)
                     await reading.current()
@@ -113,7 +118,7 @@ class Runs:
         and what `Publisher.send` raises of a fence.
         """
         fence = _publication(self._route, _FENCE, {})
-        until = fence.properties.message_id or ""
+        until = [fence.properties.message_id or ""]
         try:
             async with self._session.scratch() as channel, _Reading(channel, until, on_notice, goes_on=True) as reading:
                 async with asyncio.timeout(READ_WITHIN):
@@ -133,17 +138,17 @@ class Runs:
 
 
 class _Reading:
-    """One way through the stream, on a channel of its own: up to a message, or beyond it."""
+    """One way through the stream, on a channel of its own: up to some messages, or beyond them."""
 
     def __init__(
-        self, channel: Channel, until: str, on_notice: Callable[[Notice], object], *, goes_on: bool = False
+        self, channel: Channel, until: Iterable[str], on_notice: Callable[[Notice], object], *, goes_on: bool = False
     ) -> None:
         self._channel = channel
-        self._until = until
+        self._awaited = set(until)
         self._on_notice = on_notice
         self._goes_on = goes_on
         self._count = 0
-        #: Whether the message came.
+        #: Whether the messages came.
         self.is_current = False
         self._is_closed = False
         self._news = asyncio.Event()
@@ -170,7 +175,7 @@ class _Reading:
         await channel.basic_qos(prefetch_count=WINDOW)
 
     async def current(self) -> None:
-        """Wait until the message came, or nothing more will."""
+        """Wait until the messages came, or nothing more will."""
         while not (self.is_current or self._is_closed):
             self._news.clear()
             await self._news.wait()
@@ -187,7 +192,8 @@ class _Reading:
         self._count += 1
         if (notice := _notice(message)) is not None:
             self._on_notice(notice)
-        if message.header.properties.message_id == self._until:
+        self._awaited.discard(message.header.properties.message_id or "")
+        if not self._awaited and not self.is_current:
             self.is_current = True
             self._news.set()
         # Later ones at once: the broker closes the channel of who keeps a message for half an hour.

@@ -6,11 +6,17 @@ runs. Who has a doubtful one then reads what was told before, and does not run i
 comes first in that order: a copy that was started is a message of its own, which comes back if its
 worker dies. Where this cannot be told or read, the copy runs: at least once comes first.
 
+One reading answers for all copies that wait for it, so that many that come at once, as when a
+leader is followed, cost little more than one, and stay in their order.
+
 A copy that was dropped is told as such before its ack, so that no other one is dropped because of
 it. Of two copies one is first in the stream, and that one runs.
 """
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from amqpjobs.amqp.connection import Line
 from amqpjobs.amqp.publisher import Publisher
@@ -27,6 +33,19 @@ from amqpjobs.wire import Publication
 TELL_WITHIN, ASK_WITHIN = 5.0, 10.0
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Whether another copy of a tick was started."""
+
+    app: str
+    tick: str
+    since: datetime
+    #: The message id of the notice of this copy.
+    until: str
+    #: The answer, once somebody has read it.
+    notices: Sequence[Notice] | None = None
+
+
 class Ticks:
     """The ticks of one worker, before they run."""
 
@@ -36,6 +55,8 @@ class Ticks:
         self._line = line
         self._clock = clock
         self._events = events
+        self._questions: list[_Question] = []
+        self._reading = asyncio.Lock()
 
     async def begin(self, envelope: Envelope) -> Dropped | None:
         """Tell that this copy is started. Dropped: another one was before it, and this one is not to be run."""
@@ -58,17 +79,34 @@ class Ticks:
         return True
 
     async def _looked_up(self, envelope: Envelope, notice: Publication) -> Dropped | None:
-        since, app = envelope.doubt_since, envelope.app_id
+        since, app, until = envelope.doubt_since, envelope.app_id, notice.properties.message_id
         assert since is not None
         assert app is not None
+        assert until is not None
+        question = _Question(app, envelope.job_id, since, until)
+        self._questions.append(question)
         try:
             async with self._clock.timeout(ASK_WITHIN):
-                runs = Runs(await self._line.session(), self._topology.beat_runs(app), self._topology.to_beat_runs(app))
-                notices = await runs.read(since, notice.properties.message_id or "")
+                return judge(await self._answered(question), envelope.copy)
         except Exception as error:
             self._events.emit(RunNotTold(envelope, Word.STARTED.value, error))
             return None
-        return judge([each for each in notices if each.tick == envelope.job_id], envelope.copy)
+        finally:
+            self._questions.remove(question)
+
+    async def _answered(self, question: _Question) -> Sequence[Notice]:
+        async with self._reading:
+            if question.notices is None:  # else who was here before has read it, too
+                await self._read([each for each in self._questions if each.app == question.app])
+        return question.notices or ()
+
+    async def _read(self, questions: Sequence[_Question]) -> None:
+        app = questions[0].app
+        runs = Runs(await self._line.session(), self._topology.beat_runs(app), self._topology.to_beat_runs(app))
+        ticks = {each.tick for each in questions}
+        notices = await runs.read(min(each.since for each in questions), [each.until for each in questions], ticks)
+        for question in questions:
+            question.notices = [each for each in notices if each.tick == question.tick]
 
 
 def judge(notices: Sequence[Notice], copy: str | None) -> Dropped | None:

@@ -88,16 +88,26 @@ async def test_a_reader_gets_all_up_to_the_notice_it_asked_for_and_no_more(app: 
         await stream.tell(Word.ENDED)
 
         expected = [Notice(Word.STARTED, "tick", "one"), Notice(Word.DROPPED, "tick", "two")]
-        assert await stream.runs.read(BEGIN, goal) == expected
+        assert await stream.runs.read(BEGIN, [goal], ["tick"]) == expected
     async with opened(app) as stream:
-        assert await stream.runs.read(BEGIN, goal) == expected
+        assert await stream.runs.read(BEGIN, [goal], ["tick"]) == expected
+
+
+async def test_a_reader_waits_for_all_notices_it_asked_for_and_gets_those_of_its_ticks(app: App[None]) -> None:
+    async with opened(app) as stream:
+        goals = [await stream.tell(Word.STARTED, tick) for tick in ("a", "b", "c")]
+
+        assert await stream.runs.read(BEGIN, goals[::-1], ["a", "c"]) == [
+            Notice(Word.STARTED, "a", "one"),
+            Notice(Word.STARTED, "c", "one"),
+        ]
 
 
 async def test_readers_and_tellers_at_the_same_time_see_one_order(app: App[None]) -> None:
     async with opened(app) as one, opened(app) as two:
 
         async def told_and_read(stream: Stream, copy: str) -> list[Notice]:
-            return await stream.runs.read(BEGIN, await stream.tell(Word.STARTED, copy=copy))
+            return await stream.runs.read(BEGIN, [await stream.tell(Word.STARTED, copy=copy)], ["tick"])
 
         for number in range(10):
             async with asyncio.TaskGroup() as group:
@@ -113,9 +123,10 @@ async def test_more_notices_than_a_reader_is_lent_at_once_are_read_to_the_goal(a
     async with opened(app) as stream:
         goal = await stream.tell_many(3 * WINDOW)
 
-        notices = await stream.runs.read(BEGIN, goal)
+        ticks = {f"tick-{number}" for number in range(3 * WINDOW)}
+        notices = await stream.runs.read(BEGIN, [goal], ticks)
 
-    assert {each.tick for each in notices} == {f"tick-{number}" for number in range(3 * WINDOW)}
+    assert {each.tick for each in notices} == ticks
 
 
 async def test_a_follower_gets_what_was_told_before_it_is_current_and_then_what_comes(app: App[None]) -> None:
@@ -156,7 +167,7 @@ async def test_what_nobody_of_ours_has_told_is_passed_over(app: App[None], broke
         )
         goal = await stream.tell(Word.ENDED)
 
-        assert await stream.runs.read(BEGIN, goal) == [Notice(Word.ENDED, "tick", "one")]
+        assert await stream.runs.read(BEGIN, [goal], ["tick"]) == [Notice(Word.ENDED, "tick", "one")]
 
 
 async def test_on_a_lost_connection_reading_and_following_end_in_words(app: App[None]) -> None:
@@ -170,7 +181,7 @@ async def test_on_a_lost_connection_reading_and_following_end_in_words(app: App[
             with pytest.raises(BrokerUnavailableError, match="could not be read"):
                 following.result()
         with pytest.raises(BrokerUnavailableError):
-            await stream.runs.read(BEGIN, goal)
+            await stream.runs.read(BEGIN, [goal], ["tick"])
 
 
 async def test_when_the_stream_is_deleted_following_ends_in_words(app: App[None], broker: Broker) -> None:
