@@ -1,10 +1,10 @@
 """What a leader knows of the runs of its ticks, from the stream of notices it follows during its term.
 
-Only of schedules whose overlap policy asks for it. The first end of a tick's job counts, also where
-several services run its kind. A tick that was started need not be published again, whoever did it.
+Only of schedules whose overlap policy asks for it; they wait until it has read what was there
+before. The first end of a tick's job counts, also where several services run its kind. A tick that
+was started need not be published again, whoever did it.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
@@ -22,7 +22,9 @@ class Ends:
     def __init__(self, scheduled: Iterable[Scheduled], state: State) -> None:
         self._state = state
         self._known: dict[str, dict[datetime, bool]] = {each.name: {} for each in scheduled if each.overlap != "allow"}
-        self._current = asyncio.Event()
+        #: Whether all was taken that was there when the term began.
+        self.is_current = False
+        self.on_current: Callable[[], object] = lambda: None
         self.on_end: Callable[[Tick], object] = lambda tick: None
 
     @property
@@ -47,12 +49,9 @@ class Ends:
             self.on_end(tick)
 
     def set_current(self) -> None:
-        """All was taken that was there when the term began."""
-        self._current.set()
-
-    async def current(self) -> None:
-        """Wait for that."""
-        await self._current.wait()
+        """All was taken that was there."""
+        self.is_current = True
+        self.on_current()
 
     def has_started(self, tick: Tick) -> bool:
         """Whether a copy of it was started."""

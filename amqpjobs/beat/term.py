@@ -115,7 +115,9 @@ class Term:
         self._named = {each.scheduled.name: each for each in self._entries}
         self._ends = ends
         if ends is not None:
-            ends.on_end = self._ended
+            ends.on_end, ends.on_current = self._ended, self._caught_up
+        #: Those that cannot decide before all ends are known that were told before the term.
+        self._parked: list[_Entry] = []
         #: When to look at whom; the number decides among equals, since entries have no order.
         self._heap: list[tuple[datetime, int, int, _Entry]] = []
         self._turns = count(1)
@@ -195,7 +197,7 @@ class Term:
     async def _fire(self, entry: _Entry) -> None:
         """Publish the next tick of a schedule, if one is due, and say when to look at it again."""
         try:
-            if entry.scheduled.overlap != "allow" and not await self._passes(entry):
+            if entry.scheduled.overlap != "allow" and not self._passes(entry):
                 return
             self._decide(entry)
         except Exception as error:  # of a user's own schedule, most likely
@@ -229,10 +231,11 @@ class Term:
 
     # Ticks that overlap with the run of the last one
 
-    async def _passes(self, entry: _Entry) -> bool:
+    def _passes(self, entry: _Entry) -> bool:
         """Whether the overlap policy lets something be published now."""
-        if self._ends is not None:
-            await self._ends.current()
+        if self._ends is not None and not self._ends.is_current:
+            self._parked.append(entry)
+            return False
         name, mark, now = entry.scheduled.name, self._state[entry.scheduled.name], self._clock.now()
         has_waited = entry.is_waiting or entry.had_run
         verdict = judge(entry.scheduled, entry.schedule, mark, now, has_waited=has_waited)
@@ -275,6 +278,12 @@ class Term:
             self._tell(TickFound(tick.schedule, tick.instant, tick.job_id))
             self._pass_on(entry, tick)
         return has_started
+
+    def _caught_up(self) -> None:
+        parked, self._parked = self._parked, []
+        for entry in parked:
+            self._push(entry, self._clock.now())
+        self._news.set()
 
     def _ended(self, tick: Tick) -> None:
         """The run of a schedule's last tick is over."""

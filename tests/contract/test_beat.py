@@ -71,7 +71,8 @@ def ids(ran: Iterable[Ran]) -> list[str]:
 
 def gaps(ran: Iterable[Ran]) -> set[float]:
     """The seconds between the instants of ticks that follow each other."""
-    instants = [instant_of(job_id) for job_id in dict.fromkeys(ids(ran))]
+    # Runs may overtake each other: of a doubtful tick is first asked whether it was started before.
+    instants = sorted({instant_of(job_id) for job_id in ids(ran)})
     return {(later - earlier).total_seconds() for earlier, later in pairwise(instants)}
 
 

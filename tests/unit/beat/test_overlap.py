@@ -219,7 +219,6 @@ class Stage(Bench):
         running = asyncio.create_task(term.run())
         await settle()
         yield ends
-        ends.set_current()
         term.stop()
         await running
 
