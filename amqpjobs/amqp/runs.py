@@ -34,7 +34,7 @@ from amqpjobs.wire import Headers, Properties, Publication
 #: Messages lent to a reader at once.
 WINDOW = 500
 #: From so long before one reads: the broker's clock is another one.
-SLACK = timedelta(seconds=60)
+SLACK = timedelta(seconds=15)
 #: Seconds in which a reader's goal must have come.
 READ_WITHIN = 30.0
 #: Bytes of a routing key: a longer one is of no app.
