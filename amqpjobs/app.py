@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from typing_extensions import Unpack
 
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
-from amqpjobs.beat.plan import CATCH_UP, GRACE, Misfire, Scheduled, TickOptions
+from amqpjobs.beat.plan import CATCH_UP, GRACE, OVERLAP_LIMIT, Misfire, Overlap, Scheduled, TickOptions
 from amqpjobs.beat.schedule import Schedule
 from amqpjobs.buffer import Buffer
 from amqpjobs.client import Client
@@ -241,6 +241,8 @@ class App(Generic[S]):
         misfire: Misfire = "once",
         limit: int = CATCH_UP,
         grace: Seconds = GRACE,
+        overlap: Overlap = "allow",
+        overlap_limit: Seconds = OVERLAP_LIMIT,
         **options: Unpack[TickOptions],
     ) -> Callable[[F], F]:
         """Enqueue `job` at each instant of a schedule, while a beat runs. Usable as a decorator, beside a handler.
@@ -249,7 +251,10 @@ class App(Generic[S]):
         `name@instant`. A tick that is up to `grace` seconds late (30) is published all the same.
         Of later ones `misfire` says: "once" (default) publishes only the latest of all that are
         due, "skip" leaves out those that are later than the grace, "all" publishes all that are
-        due, the latest `limit` (100) at most. `options` are those of an enqueue: `queue`,
+        due, the latest `limit` (100) at most. Of ticks that are due while the job of the last one is
+        still queued or running `overlap` says: "allow" (default) publishes them, "skip" leaves them
+        out, "queue" publishes one, the latest, when that job has ended. A job whose end nobody tells
+        counts as ended after `overlap_limit` seconds (a day). `options` are those of an enqueue: `queue`,
         `priority`, `expires`, `headers`, `max_attempts`, `timeout`, `on_unroutable`.
 
         Raises DefinitionError for what cannot be, and for a second schedule of the same name.
@@ -261,6 +266,8 @@ class App(Generic[S]):
             misfire=misfire,
             limit=limit,
             grace=in_seconds(grace),
+            overlap=overlap,
+            overlap_limit=in_seconds(overlap_limit),
             options=options,
         )
         if made.name in self._scheduled:

@@ -46,8 +46,8 @@ CRASHES_HEADER = PREFIX + "crashes"
 _OURS = frozenset(
     PREFIX + name
     for name in (
-        *("id", "attempt", "crashes", "version", "parent", "root", "schedule", "queue", "exchange"),
-        *("run-at", "expires-at", "first-at", "unknown-since", "max-attempts", "timeout-ms"),
+        *("id", "attempt", "crashes", "version", "parent", "root", "schedule", "copy", "queue", "exchange"),
+        *("run-at", "expires-at", "first-at", "unknown-since", "doubt-since", "max-attempts", "timeout-ms"),
     )
 )
 #: Headers the broker adds, which must not be sent back to it (≤ 4.0.0 then drops the message).
@@ -85,6 +85,7 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         ("parent", envelope.parent),
         ("root", envelope.root),
         ("schedule", envelope.schedule),
+        ("copy", envelope.copy),
         ("queue", envelope.queue or None),
         ("exchange", envelope.exchange or None),
     ):
@@ -95,6 +96,7 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         ("expires-at", envelope.expires_at),
         ("first-at", envelope.first_at),
         ("unknown-since", envelope.unknown_since),
+        ("doubt-since", envelope.doubt_since),
     ):
         if time is not None:
             headers[PREFIX + name] = milliseconds(time)
@@ -146,6 +148,8 @@ def decode(delivery: Delivery) -> Envelope:
         parent=_text(headers, "parent"),
         root=_text(headers, "root"),
         schedule=_text(headers, "schedule"),
+        copy=_text(headers, "copy"),
+        doubt_since=_time(headers, "doubt-since"),
         first_at=_time(headers, "first-at"),
         unknown_since=_time(headers, "unknown-since"),
         app_id=properties.app_id,

@@ -40,6 +40,10 @@ class Envelope:
     parent: str | None = None
     root: str | None = None
     schedule: str | None = None
+    #: Of a tick: which publication of it this is. Retries keep it.
+    copy: str | None = None
+    #: Since when there may be another copy of this tick, if there may be one.
+    doubt_since: datetime | None = None
     #: When a worker first saw it and could not finish it.
     first_at: datetime | None = None
     #: Since when no worker knew its kind or version.

@@ -269,6 +269,72 @@ class TicksSkipped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TicksOverlapped(Event):
+    """A schedule's ticks after `after` and up to `until` were left out, as its overlap policy says.
+
+    The run of `run` was not over; None: it was not when they were due.
+    """
+
+    schedule: str
+    after: datetime
+    until: datetime
+    run: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TickWaiting(Event):
+    """A schedule is due while the run of `run` is not over: the latest tick that is due then will be published."""
+
+    schedule: str
+    run: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TickFound(Event):
+    """A tick was not published again: a copy of it, of an earlier try or another beat, had been started."""
+
+    schedule: str
+    instant: datetime
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver(Event):
+    """The job of the last tick, `run`, has ended, as a worker told. Of schedules that do not allow overlaps."""
+
+    schedule: str
+    run: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunPresumedOver(Event):
+    """Nobody told of the end of the run of `run` within the schedule's `limit` (seconds)."""
+
+    schedule: str
+    run: datetime
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class TickDropped(Event):
+    """A worker did not run this copy of a tick, because another one was started."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class RunNotTold(Event):
+    """That a copy of a tick has `word` (started or ended) could not be told, or what was told before not be read.
+
+    The tick runs all the same; its schedule may learn of the end only by its limit.
+    """
+
+    envelope: Envelope
+    word: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleFailed(Event):
     """A schedule could not say when it is due next; it is asked again after `pause` seconds."""
 

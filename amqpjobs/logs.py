@@ -33,12 +33,18 @@ from amqpjobs.events import (
     ProcessStarted,
     Reloaded,
     Reloading,
+    RunNotTold,
+    RunPresumedOver,
     ScheduleFailed,
     SettleFailed,
     StateNotKept,
     SupervisorStopping,
+    TickDropped,
     TickFailed,
+    TickFound,
+    TicksOverlapped,
     TicksSkipped,
+    TickWaiting,
     TopologyDrifted,
     WorkerStarted,
     WorkerStopped,
@@ -109,6 +115,12 @@ def log_events(events: Events) -> None:
     events.subscribe(BeatDeposed, _beat_deposed)
     events.subscribe(TickFailed, _tick_failed)
     events.subscribe(TicksSkipped, _ticks_skipped)
+    events.subscribe(TicksOverlapped, _ticks_overlapped)
+    events.subscribe(TickWaiting, _tick_waiting)
+    events.subscribe(TickFound, _tick_found)
+    events.subscribe(RunPresumedOver, _run_presumed_over)
+    events.subscribe(TickDropped, _tick_dropped)
+    events.subscribe(RunNotTold, _run_not_told)
     events.subscribe(ScheduleFailed, _schedule_failed)
     events.subscribe(ClockWentBack, _clock_went_back)
     events.subscribe(StateNotKept, _state_not_kept)
@@ -337,6 +349,36 @@ def _tick_failed(event: TickFailed) -> None:
 def _ticks_skipped(event: TicksSkipped) -> None:
     extra = {"schedule": event.schedule, "after": event.after.isoformat(), "until": event.until.isoformat()}
     _log.warning("missed ticks are left out, as the policy says", extra=extra)
+
+
+def _ticks_overlapped(event: TicksOverlapped) -> None:
+    run = None if event.run is None else event.run.isoformat()
+    extra = {"schedule": event.schedule, "until": event.until.isoformat(), "run": run}
+    _log.info("ticks are left out, since the last run is not over", extra=extra)
+
+
+def _tick_waiting(event: TickWaiting) -> None:
+    extra = {"schedule": event.schedule, "run": event.run.isoformat()}
+    _log.info("a tick waits until the last run is over", extra=extra)
+
+
+def _tick_found(event: TickFound) -> None:
+    extra = {"schedule": event.schedule, "job_id": event.job_id}
+    _log.info("a tick is not published again: it was started", extra=extra)
+
+
+def _run_presumed_over(event: RunPresumedOver) -> None:
+    extra = {"schedule": event.schedule, "run": event.run.isoformat(), "limit": event.limit}
+    _log.warning("nobody told of the end of a run; it is taken for over", extra=extra)
+
+
+def _tick_dropped(event: TickDropped) -> None:
+    _log.info("not run: another copy of this tick was started", extra=_job(event.envelope))
+
+
+def _run_not_told(event: RunNotTold) -> None:
+    extra = _job(event.envelope, word=event.word, error=_error(event.error))
+    _log.warning("beats could not be told of a run, or asked for others", extra=extra)
 
 
 def _schedule_failed(event: ScheduleFailed) -> None:

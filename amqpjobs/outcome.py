@@ -84,6 +84,16 @@ class Dead:
     error: BaseException | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Not run at all, because another copy of the same tick was started.
+
+    No outcome of a run: neither middlewares nor effects hear of it. `is_over` is whether that other run has ended.
+    """
+
+    is_over: bool = False
+
+
 Outcome = Completed | Retrying | Snoozed | Cancelled | Expired | Returned | Dead
 
 

@@ -60,10 +60,16 @@ def producer_permissions(topology: Topology, exchanges: Iterable[str], *, declar
     return _enqueueing(topology, exchanges) | (declaring(shared) if declares else _seeing(topology, Plan()))
 
 
-def worker_permissions(topology: Topology, queues: Sequence[Queue], plan: Plan, *, declares: bool) -> Permissions:
-    """To work on the queues of an app with this plan: retries, dead letters and parked jobs with it."""
+def worker_permissions(
+    topology: Topology, queues: Sequence[Queue], plan: Plan, *, declares: bool, beats: Iterable[str] = ()
+) -> Permissions:
+    """To work on the queues of an app with this plan: retries, dead letters and parked jobs with it.
+
+    Of a tick that a beat of one of the apps `beats` has published twice, it may find out that it was started before.
+    """
     sources = {each.name for each in plan.exchanges}
-    working = Permissions(read=frozenset([topology.parked, *(topology.work_queue(queue.name) for queue in queues)]))
+    queued = [topology.work_queue(queue.name) for queue in queues]
+    working = Permissions(read=frozenset([topology.parked, *queued, *(topology.beat_runs(app) for app in beats)]))
     there = deployer_permissions(topology, plan) if declares else _seeing(topology, plan)
     return _enqueueing(topology, sources) | working | there
 
@@ -72,7 +78,8 @@ def beat_permissions(topology: Topology, app: str, exchanges: Iterable[str], *, 
     """To lead the beats of an app, and to enqueue to these exchanges ("" is the namespace's own)."""
     plan = topology.beat(app)
     leading = Permissions(
-        write=frozenset([topology.beats]), read=frozenset([topology.beat_lease(app), topology.beat_register(app)])
+        write=frozenset([topology.beats]),
+        read=frozenset([topology.beat_lease(app), topology.beat_register(app), topology.beat_runs(app)]),
     )
     # It reads its queues and writes to their exchange anyway, and so may see them.
     there = deployer_permissions(topology, plan) if declares else _seeing(topology, Plan())

@@ -42,6 +42,9 @@ LEASE_LENGTH = 100
 #: Bytes a register keeps, and those of a segment, the piece in which it lets go of old ones.
 REGISTER_BYTES = 16 * 1024 * 1024
 REGISTER_SEGMENT = 2 * 1024 * 1024
+#: The same of the notices of ticks' runs, some 200 bytes each.
+RUNS_BYTES = 16 * 1024 * 1024
+RUNS_SEGMENT = 2 * 1024 * 1024
 
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
@@ -183,6 +186,9 @@ class Topology:
     def beat_register(self, app: str) -> str:
         return f"{self.jobs}.beat.register.v1.{app}"
 
+    def beat_runs(self, app: str) -> str:
+        return f"{self.jobs}.beat.runs.v1.{app}"
+
     def level(self, number: int) -> str:
         return f"{self.jobs}.delay.v1.{number:02}"
 
@@ -202,6 +208,10 @@ class Topology:
 
     def to_beat_register(self, app: str) -> Route:
         return Route(exchange=self.beats, key=self.beat_register(app))
+
+    def to_beat_runs(self, app: str) -> Route:
+        """Through the exchange that each worker may write to anyway; it is there also where no beat ever was."""
+        return Route(exchange=self.queues, key=self.beat_runs(app))
 
     def to_parked(self) -> Route:
         return Route(exchange=self.queues, key=self.parked)
@@ -260,12 +270,19 @@ class Topology:
         )
 
     def beat(self, app: str) -> Plan:
-        """What the beats of an app share: who leads, and what they remember."""
-        lease, register = self.beat_lease(app), self.beat_register(app)
+        """What the beats of an app share: who leads, what they remember, and what they are told of runs."""
+        lease, register, runs = self.beat_lease(app), self.beat_register(app), self.beat_runs(app)
         return Plan(
             exchanges=[ExchangeSpec(name=self.beats, type="direct")],
-            queues=[QueueSpec(name=lease, arguments=_LEASE), QueueSpec(name=register, arguments=_REGISTER)],
-            bindings=[Binding(source=self.beats, destination=name, key=name) for name in (lease, register)],
+            queues=[
+                QueueSpec(name=lease, arguments=_LEASE),
+                QueueSpec(name=register, arguments=_REGISTER),
+                QueueSpec(name=runs, arguments=_RUNS),
+            ],
+            bindings=[
+                *(Binding(source=self.beats, destination=name, key=name) for name in (lease, register)),
+                Binding(source=self.queues, destination=runs, key=runs),
+            ],
         )
 
     def _level_queue(self, number: int) -> QueueSpec:
@@ -344,6 +361,11 @@ _REGISTER: Arguments = {
     "x-queue-type": "stream",
     "x-max-length-bytes": REGISTER_BYTES,
     "x-stream-max-segment-size-bytes": REGISTER_SEGMENT,
+}
+_RUNS: Arguments = {
+    "x-queue-type": "stream",
+    "x-max-length-bytes": RUNS_BYTES,
+    "x-stream-max-segment-size-bytes": RUNS_SEGMENT,
 }
 #: All three are needed, or dead-lettering silently becomes at-most-once.
 _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}

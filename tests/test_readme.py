@@ -132,9 +132,11 @@ async def _clear(url: str) -> None:
 
 async def _sweep(url: str) -> None:
     async with plain_client(url) as broker:
-        for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows", "ticking", "reports"):
+        services = ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows")
+        scheduling = ("ticking", "reports", "crawling")
+        for app in (*services, *scheduling):
             await broker.delete_queue(f"amqpjobs.queue.{app}")
             await broker.delete_queue(f"amqpjobs.dead.{app}")
-        for queue in ("lease", "register"):
-            for app in ("ticking", "reports"):
+        for queue in ("lease", "register", "runs"):
+            for app in scheduling:
                 await broker.delete_queue(f"amqpjobs.beat.{queue}.v1.{app}")

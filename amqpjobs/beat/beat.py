@@ -17,12 +17,15 @@ from amqpjobs.amqp.declare import Declarer
 from amqpjobs.amqp.lease import Lease
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.amqp.register import Register
+from amqpjobs.amqp.runs import Runs
 from amqpjobs.beat.plan import Scheduled, Tick
+from amqpjobs.beat.runs import Ends
 from amqpjobs.beat.state import State, state_from
 from amqpjobs.beat.term import KEEP_WITHIN, NAP, Term
 from amqpjobs.client import Client
 from amqpjobs.clock import Seconds, end_task, in_seconds
-from amqpjobs.errors import BrokerError, EnqueueTimeoutError
+from amqpjobs.envelope import new_id
+from amqpjobs.errors import AmqpJobsError, BrokerError, EnqueueTimeoutError
 from amqpjobs.events import BeatDeposed, BeatLeading, BeatStarted, Events
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.producer import Producing, drafts_of
@@ -162,7 +165,7 @@ class Beat:
         # Before the first tick, so that whoever comes next has the same anchors.
         async with app.clock.timeout(KEEP_WITHIN):
             await state.keep(register)
-        client = self._client_on(session)
+        client, ends = self._client_on(session), Ends(app.schedules, state)
 
         async def publish(scheduled: Scheduled, tick: Tick) -> None:
             await self._publish(client, scheduled, tick)
@@ -175,12 +178,28 @@ class Beat:
             events=app.events,
             publish=publish,
             keeper=register,
+            ends=ends,
             nap=self._nap,
         )
         if self._stop_asked.is_set():
             return
         app.events.emit(BeatLeading(app.name, len(app.schedules), begun))
-        await self._term.run()
+        following = asyncio.create_task(self._follow(session, ends), name="amqpjobs beat runs")
+        try:
+            await self._term.run()
+        finally:
+            await end_task(following)
+
+    async def _follow(self, session: Session, ends: Ends) -> None:
+        """Hear of runs, if a schedule asks for that; who cannot, leads no longer."""
+        topology, name = self._app.topology, self._app.name
+        if not ends.is_wanted:
+            return
+        runs = Runs(session, topology.beat_runs(name), topology.to_beat_runs(name))
+        try:
+            await runs.follow(ends.since(self._app.clock.now()), ends.take, ends.set_current)
+        except AmqpJobsError as error:
+            session.fail(error)
 
     async def _state_in(self, register: Register) -> State:
         record = await register.read()
@@ -210,7 +229,9 @@ class Beat:
     async def _publish(self, client: Client, scheduled: Scheduled, tick: Tick) -> None:
         given, deadline = scheduled.options, self._app.settings.enqueue_timeout
         options = cast("EnqueueOptions", {**given, "job_id": tick.job_id})
-        envelope = self._drafts.envelope(scheduled.job, options).evolve(schedule=scheduled.name)
+        envelope = self._drafts.envelope(scheduled.job, options).evolve(
+            schedule=scheduled.name, copy=new_id(), doubt_since=tick.instant if tick.is_doubtful else None
+        )
         try:
             async with self._app.clock.timeout(deadline):
                 final = await client.passed(envelope)

@@ -19,6 +19,11 @@ from amqpjobs.wire import HeaderValue
 #: What is done about ticks that are more than the grace late.
 Misfire = Literal["skip", "once", "all"]
 MISFIRES: Sequence[Misfire] = ("skip", "once", "all")
+#: What is done about ticks that are due while the job of the last one is still queued or running.
+Overlap = Literal["allow", "skip", "queue"]
+OVERLAPS: Sequence[Overlap] = ("allow", "skip", "queue")
+#: Seconds after which a run is taken for over whose end nobody told: a day, and the most it may be, a year.
+OVERLAP_LIMIT, LONGEST_OVERLAP = 86_400.0, 366 * 86_400.0
 #: Seconds that a tick may be late and no policy is asked: longer than another beat takes to take over.
 GRACE = 30.0
 #: Ticks that `misfire="all"` catches up with, and the most it may be told to.
@@ -48,11 +53,22 @@ class Tick:
 
     schedule: str
     instant: datetime
+    #: Whether it may have been published before, by an earlier try or another beat.
+    is_doubtful: bool = False
 
     @property
     def job_id(self) -> str:
         """`report@2026-01-31T09:00:00Z`: the same from every beat."""
         return f"{self.schedule}@{self.instant.astimezone(UTC).isoformat().removesuffix('+00:00')}Z"
+
+
+def tick_of(job_id: str) -> Tick | None:
+    """The tick that has this id; None for what is the id of none."""
+    schedule, _, instant = job_id.rpartition("@")
+    try:
+        return Tick(schedule, datetime.fromisoformat(instant).astimezone(UTC))
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +83,9 @@ class Scheduled:
     limit: int = CATCH_UP
     #: Seconds.
     grace: float = GRACE
+    overlap: Overlap = "allow"
+    #: Seconds.
+    overlap_limit: float = OVERLAP_LIMIT
     options: TickOptions = field(default_factory=TickOptions)
 
     def __post_init__(self) -> None:
@@ -82,6 +101,13 @@ class Scheduled:
             raise DefinitionError(f"limit of schedule {self.name!r} must be from 1 to {MOST:,}, not {self.limit!r}.")
         if not self.grace >= 0:
             raise DefinitionError(f"grace of schedule {self.name!r} must be 0 or more seconds, not {self.grace!r}.")
+        if self.overlap not in OVERLAPS:
+            raise DefinitionError(f"overlap of schedule {self.name!r} must be one of {OVERLAPS}, not {self.overlap!r}.")
+        if not 0 < self.overlap_limit <= LONGEST_OVERLAP:
+            raise DefinitionError(
+                f"overlap_limit of schedule {self.name!r} must be more than 0 seconds and at most a year, "
+                f"not {self.overlap_limit!r}."
+            )
 
     @property
     def definition(self) -> str:

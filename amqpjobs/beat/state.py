@@ -1,4 +1,4 @@
-"""What beats remember: for each schedule its last tick, and a fingerprint of its definition.
+"""What beats remember: for each schedule its last tick, whose run may go on, and a fingerprint of its definition.
 
 It lives in a register, so that the next leader goes on where the last one ended. A definition
 that is the same goes on, however often it is deployed; one that is new or has changed is anchored
@@ -26,6 +26,15 @@ LEAST_CHANGES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """The job of a tick, from before it is published until it has ended."""
+
+    instant: datetime
+    #: When it was published.
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """How far one schedule has come."""
 
@@ -34,6 +43,13 @@ class Mark:
     anchor: datetime
     #: All its ticks up to here are settled: published, or left out by its policy.
     last: datetime
+    #: The last tick's, where the overlap policy asks for it, until it is over.
+    run: Run | None = None
+
+    @property
+    def open(self) -> Run | None:
+        """The run that goes on, as far as one knows. What is not settled is yet to be published, perhaps again."""
+        return self.run if self.run is not None and self.run.instant <= self.last else None
 
 
 class Kept(Protocol):
@@ -79,8 +95,9 @@ class State:
             before, fingerprint = old.pop(each.name, None), fingerprint_of(each)
             if before is None or before.fingerprint != fingerprint:
                 begun.append(each.name)
-                before = Mark(fingerprint, now, max(now - RESOLUTION, before.last if before else now - RESOLUTION))
-            self._marks[each.name] = before
+                last = max(now - RESOLUTION, before.last if before else now - RESOLUTION)
+                before = Mark(fingerprint, now, last, before.run if before else None)
+            self._marks[each.name] = replace(before, run=None) if each.overlap == "allow" else before
         self._marks |= {name: mark for name, mark in old.items() if now - mark.last < KEPT}
         self._is_whole_wanted = True
         self.set_right(now)
@@ -101,6 +118,20 @@ class State:
         if last > mark.last:
             self._marks[name] = replace(mark, last=last)
             self._changed[name] = None
+
+    def begin(self, name: str, run: Run) -> None:
+        """The job of a tick is about to be published."""
+        self._marks[name] = replace(self._marks[name], run=run)
+        self._changed[name] = None
+
+    def end(self, name: str, instant: datetime) -> bool:
+        """The job of a tick has ended. False: it is not the one that was asked for."""
+        mark = self._marks.get(name)
+        if mark is None or mark.run is None or mark.run.instant != instant:
+            return False
+        self._marks[name] = replace(mark, run=None)
+        self._changed[name] = None
+        return True
 
     async def keep(self, keeper: Keeper) -> None:
         """Write what has changed. If that raises, all is written anew the next time."""
@@ -146,12 +177,21 @@ def fingerprint_of(scheduled: Scheduled) -> str:
 
 
 def _written(marks: Mapping[str, Mark]) -> bytes:
-    return dumps({name: [each.fingerprint, each.anchor, each.last] for name, each in marks.items()})
+    return dumps({name: [each.fingerprint, each.anchor, each.last, *_run(each)] for name, each in marks.items()})
+
+
+def _run(mark: Mark) -> Sequence[datetime]:
+    return () if mark.run is None else (mark.run.instant, mark.run.since)
 
 
 def _read(body: bytes) -> dict[str, Mark]:
     found = cast("dict[str, list[Any]]", loads(body))
     return {
-        name: Mark(fingerprint, datetime.fromisoformat(anchor), datetime.fromisoformat(last))
-        for name, (fingerprint, anchor, last) in found.items()
+        name: Mark(
+            fingerprint,
+            datetime.fromisoformat(anchor),
+            datetime.fromisoformat(last),
+            Run(*map(datetime.fromisoformat, run)) if run else None,
+        )
+        for name, (fingerprint, anchor, last, *run) in found.items()
     }

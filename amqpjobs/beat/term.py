@@ -17,20 +17,28 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 
+from amqpjobs.beat.overlap import judge
 from amqpjobs.beat.plan import Scheduled, Tick, due
+from amqpjobs.beat.runs import Ends
 from amqpjobs.beat.schedule import Schedule, anchor, find_next
-from amqpjobs.beat.state import Keeper, State
+from amqpjobs.beat.state import Keeper, Run, State
 from amqpjobs.clock import Clock, end_task
 from amqpjobs.events import (
     ClockWentBack,
     Event,
     Events,
+    RunOver,
+    RunPresumedOver,
     ScheduleFailed,
     StateNotKept,
     TickFailed,
+    TickFound,
     TickPublished,
+    TicksOverlapped,
     TicksSkipped,
+    TickWaiting,
 )
 
 #: Ticks that are published at once.
@@ -45,6 +53,10 @@ PAUSE = 5.0
 KEEP_WITHIN = 10.0
 #: Schedules asked before others may go on.
 BATCH = 100
+#: Seconds after which a schedule is looked at again that waits for the end of a run.
+LOOK_AGAIN = 60.0
+#: Ticks up to so long after a term's begin may have been published before: the last leader's clock was another one.
+SKEW = timedelta(seconds=5)
 
 Publish = Callable[[Scheduled, Tick], Awaitable[None]]
 
@@ -59,6 +71,12 @@ class _Entry:
     #: What is to be published now, oldest first.
     ticks: deque[datetime] = field(default_factory=deque[datetime])
     failures: int = 0
+    #: Its place in the heap; older ones are void.
+    turn: int = 0
+    #: Whether ticks wait for the end of a run.
+    is_waiting: bool = False
+    #: Whether the last leader left a run open, so that ticks may have waited for its end.
+    had_run: bool = False
 
 
 class Term:
@@ -74,9 +92,13 @@ class Term:
         events: Events,
         publish: Publish,
         keeper: Keeper,
+        ends: Ends | None = None,
         nap: float = NAP,
     ) -> None:
-        """`state` has taken up these schedules; `publish` bounds how long it takes, or raises."""
+        """`state` has taken up these schedules; `publish` bounds how long it takes, or raises.
+
+        Without `ends` no run is known to have ended: for schedules that all allow overlaps.
+        """
         self._app = app
         self._state = state
         self._clock = clock
@@ -88,20 +110,30 @@ class Term:
             _Entry(each, anchor(each.schedule, state[each.name].anchor, each.name), number)
             for number, each in enumerate(scheduled)
         ]
+        for entry in self._entries:
+            entry.had_run = state[entry.scheduled.name].open is not None
+        self._named = {each.scheduled.name: each for each in self._entries}
+        self._ends = ends
+        if ends is not None:
+            ends.on_end, ends.on_current = self._ended, self._caught_up
+        #: Those that cannot decide before all ends are known that were told before the term.
+        self._parked: list[_Entry] = []
         #: When to look at whom; the number decides among equals, since entries have no order.
-        self._heap: list[tuple[datetime, int, _Entry]] = []
+        self._heap: list[tuple[datetime, int, int, _Entry]] = []
+        self._turns = count(1)
         self._publishing = set[asyncio.Task[None]]()
         self._news = asyncio.Event()
         self._unkept = asyncio.Event()
         self._is_stopping = False
         self._is_filled = False
         self._is_writing = False
-        self._seen = clock.now()
+        self._seen = self._begun = clock.now()
 
     @property
     def is_busy(self) -> bool:
         """Whether ticks are on their way, or being written down: what goes on though no time passes."""
-        return bool(self._publishing) or self._is_writing or not self._is_filled
+        is_catching_up = self._ends is not None and self._ends.is_wanted and not self._ends.is_current
+        return bool(self._publishing) or self._is_writing or is_catching_up or not self._is_filled
 
     async def run(self) -> None:
         """Until `stop`; what is being published then is waited for, and written down."""
@@ -141,14 +173,17 @@ class Term:
         if wrong := self._state.set_right(now):
             self._unkept.set()
             self._tell(ClockWentBack(wrong))
-        waiting, self._heap = [entry for _, _, entry in self._heap], []
+        waiting, self._heap = [entry for _, _, turn, entry in self._heap if turn == entry.turn], []
         for entry in waiting:
             self._push_next(entry)
 
     def _begin_due(self) -> None:
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now and len(self._publishing) < LANES:
-            _, _, entry = heapq.heappop(self._heap)
+            _, _, turn, entry = heapq.heappop(self._heap)
+            if turn != entry.turn:
+                continue
+            entry.turn = 0
             task = asyncio.create_task(self._fire(entry))
             self._publishing.add(task)
             task.add_done_callback(self._fired)
@@ -171,6 +206,8 @@ class Term:
     async def _fire(self, entry: _Entry) -> None:
         """Publish the next tick of a schedule, if one is due, and say when to look at it again."""
         try:
+            if entry.scheduled.overlap != "allow" and not self._passes(entry):
+                return
             self._decide(entry)
         except Exception as error:  # of a user's own schedule, most likely
             self._asked_in_vain(entry, error)
@@ -178,7 +215,11 @@ class Term:
         if not entry.ticks:
             self._push_next(entry)
             return
-        tick = Tick(entry.scheduled.name, entry.ticks[0])
+        instant = entry.ticks[0]
+        is_doubtful = entry.failures > 0 or instant <= self._begun + SKEW
+        tick = Tick(entry.scheduled.name, instant, is_doubtful)
+        if entry.scheduled.overlap != "allow" and self._is_known(entry, tick):
+            return
         try:
             await self._publish(entry.scheduled, tick)
         except Exception as error:  # whatever a middleware of the user's raises: no tick is forgotten
@@ -197,13 +238,83 @@ class Term:
             self._tell(TicksSkipped(name, last, found.settled))
             self._settled(name, found.settled)
 
-    def _settle(self, entry: _Entry, tick: Tick) -> None:
+    # Ticks that overlap with the run of the last one
+
+    def _passes(self, entry: _Entry) -> bool:
+        """Whether the overlap policy lets something be published now."""
+        if self._ends is not None and not self._ends.is_current:
+            self._parked.append(entry)
+            return False
+        name, mark, now = entry.scheduled.name, self._state[entry.scheduled.name], self._clock.now()
+        has_waited = entry.is_waiting or entry.had_run
+        verdict = judge(entry.scheduled, entry.schedule, mark, now, has_waited=has_waited)
+        if verdict.waits_until is not None and mark.open is not None:
+            self._wait(entry, mark.open, min(verdict.waits_until, now + timedelta(seconds=LOOK_AGAIN)))
+            return False
+        entry.is_waiting = entry.had_run = False
+        if verdict.is_presumed_over and mark.open is not None:
+            self._tell(RunPresumedOver(name, mark.open.instant, entry.scheduled.overlap_limit))
+            self._state.end(name, mark.open.instant)
+        if verdict.left_out is not None:
+            self._leave_out(entry, verdict.left_out)
+        if verdict.ticks:
+            entry.ticks.clear()
+            entry.ticks.extend(verdict.ticks)
+        elif verdict.left_out is not None:
+            self._push_next(entry)
+            return False
+        return True
+
+    def _wait(self, entry: _Entry, run: Run, until: datetime) -> None:
+        if not entry.is_waiting:
+            self._tell(TickWaiting(entry.scheduled.name, run.instant))
+        entry.is_waiting = True
+        entry.ticks.clear()
+        self._push(entry, until)
+
+    def _leave_out(self, entry: _Entry, until: datetime) -> None:
+        mark = self._state[entry.scheduled.name]
+        entry.ticks.clear()
+        self._tell(TicksOverlapped(entry.scheduled.name, mark.last, until, mark.run.instant if mark.run else None))
+        self._settled(entry.scheduled.name, until)
+
+    def _is_known(self, entry: _Entry, tick: Tick) -> bool:
+        """Whether it was started already, and is settled by that. If not, its run begins."""
+        has_started = self._ends is not None and self._ends.has_started(tick)
+        if self._ends is None or not self._ends.has_ended(tick):
+            self._state.begin(tick.schedule, Run(tick.instant, self._clock.now()))
+        if has_started:
+            self._tell(TickFound(tick.schedule, tick.instant, tick.job_id))
+            self._pass_on(entry, tick)
+        return has_started
+
+    def _caught_up(self) -> None:
+        parked, self._parked = self._parked, []
+        for entry in parked:
+            self._push(entry, self._clock.now())
+        self._news.set()
+
+    def _ended(self, tick: Tick) -> None:
+        """The run of a schedule's last tick is over."""
+        self._tell(RunOver(tick.schedule, tick.instant))
+        self._unkept.set()
+        entry = self._named.get(tick.schedule)
+        if entry is not None and entry.is_waiting and entry.turn:
+            self._push(entry, self._clock.now())
+            self._news.set()
+
+    def _pass_on(self, entry: _Entry, tick: Tick) -> None:
         entry.ticks.popleft()
         entry.failures = 0
         self._settled(tick.schedule, tick.instant)
+        if self._ends is not None:
+            self._ends.settled(tick)
+        self._push_next(entry)
+
+    def _settle(self, entry: _Entry, tick: Tick) -> None:
+        self._pass_on(entry, tick)
         late = (self._clock.now() - tick.instant).total_seconds()
         self._tell(TickPublished(tick.schedule, tick.instant, tick.job_id, late))
-        self._push_next(entry)
 
     def _failed(self, entry: _Entry, tick: Tick, error: Exception) -> None:
         entry.failures += 1
@@ -233,7 +344,8 @@ class Term:
         self._push(entry, self._clock.now() + timedelta(seconds=PAUSE))
 
     def _push(self, entry: _Entry, at: datetime) -> None:
-        heapq.heappush(self._heap, (at, entry.number, entry))
+        entry.turn = next(self._turns)
+        heapq.heappush(self._heap, (at, entry.number, entry.turn, entry))
 
     def _tell(self, event: Event) -> None:
         self._events.emit(event)

@@ -117,7 +117,8 @@ def _of_app(role: Role, app: App[Any], declares: bool) -> Permissions:
         return observer_permissions(app.topology, app.queues)
     if role is Role.DEPLOYER:
         return deployer_permissions(app.topology, plan)
-    return worker_permissions(app.topology, app.queues, app.work_plan(), declares=declares)
+    beats = [app.name] if app.schedules else []
+    return worker_permissions(app.topology, app.queues, app.work_plan(), declares=declares, beats=beats)
 
 
 def _add(needed: Needed, settings: Settings, more: Permissions) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from amqpjobs.envelope import Envelope
-from amqpjobs.outcome import Outcome
+from amqpjobs.outcome import Dropped, Outcome
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.joint import Seat
 
@@ -19,7 +19,7 @@ class Run:
         self.seat = seat
         self.envelope: Envelope | None = None
         #: What it came to, and how long that took.
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome | Dropped | None = None
         self.seconds = 0.0
         #: From here on it is left to finish: what it decided must reach the broker.
         self.is_settling = False

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
 from amqpjobs.errors import TooLargeError, UnreadableError
-from amqpjobs.events import Events, JobEnded, MessageDied
-from amqpjobs.outcome import Dead, DeadReason, Outcome, Returned
+from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped
+from amqpjobs.outcome import Dead, DeadReason, Dropped, Outcome, Returned
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.quarantine import Quarantine
@@ -21,6 +21,7 @@ from amqpjobs.worker.run import Run
 from amqpjobs.worker.settle import Settler
 from amqpjobs.worker.severed import Severed
 from amqpjobs.worker.suspicion import Suspicion
+from amqpjobs.worker.ticks import Ticks
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Running:
         clock: Clock,
         events: Events,
         settler: Settler,
+        ticks: Ticks,
         execution: Execution,
         quarantine: Quarantine,
         suspicion: Suspicion,
@@ -45,6 +47,7 @@ class Running:
         self._clock = clock
         self._events = events
         self._settler = settler
+        self._ticks = ticks
         self._execution = execution
         self._quarantine = quarantine
         self._suspicion = suspicion
@@ -124,11 +127,13 @@ class Running:
             self._forget(run)
             self._on_left(run)
 
-    async def _outcome(self, run: Run) -> Outcome:
+    async def _outcome(self, run: Run) -> Outcome | Dropped:
         try:
             run.envelope = decode(run.delivery)
             if len(run.delivery.body) > self._longest_body:
                 return Dead(DeadReason.TOO_LARGE, _too_large(run.delivery, self._longest_body))
+            if run.envelope.copy is not None and (dropped := await self._ticks.begin(run.envelope)) is not None:
+                return dropped
             if run.delivery.redelivered or run.envelope.crashes:
                 run.envelope, outcome = await self._quarantine.run(run.delivery, run.envelope, run.seat)
                 return outcome
@@ -142,7 +147,7 @@ class Running:
             if run.seat is not None:
                 run.seat.excuse()
 
-    async def _settle(self, run: Run, outcome: Outcome) -> None:
+    async def _settle(self, run: Run, outcome: Outcome | Dropped) -> None:
         delivery = None
         while delivery is not run.delivery:  # else it came again in the meantime
             delivery = run.delivery
@@ -153,7 +158,7 @@ class Running:
             run.outcome = outcome
         self._lose(run)
 
-    async def _settle_late(self, run: Run, outcome: Outcome) -> None:
+    async def _settle_late(self, run: Run, outcome: Outcome | Dropped) -> None:
         """For a run that had ended, and left its slot, before its delivery came again."""
         try:
             await self._settle(run, outcome)
@@ -174,8 +179,11 @@ class Running:
         if not self._runs:
             self._idle.set()
 
-    def _tell(self, run: Run, outcome: Outcome) -> None:
-        if run.envelope is None:
+    def _tell(self, run: Run, outcome: Outcome | Dropped) -> None:
+        if isinstance(outcome, Dropped):
+            if run.envelope is not None:
+                self._events.emit(TickDropped(run.envelope))
+        elif run.envelope is None:
             self._events.emit(MessageDied(run.delivery.queue, run.delivery.properties.message_id, outcome))
         elif self._events.wanted(JobEnded):
             self._events.emit(JobEnded(run.envelope, outcome, run.seconds))

@@ -2,7 +2,7 @@
 
 What follows (a retry, a dead letter, what effects want) is published and confirmed before
 the ack. A crash between the two runs the job again, and that is our promise: at least once,
-never lost.
+never lost. Of a tick its beat is told the end, last of all before the ack.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,12 @@ from amqpjobs.codec import (
 from amqpjobs.effects import Effect, follow_ups
 from amqpjobs.envelope import Envelope
 from amqpjobs.errors import AmqpJobsError, BrokerError, DecodeError, RefusedError, UnconfirmedError, UnroutableError
-from amqpjobs.events import Events, SettleFailed
-from amqpjobs.outcome import Completed, Dead, DeadReason, Outcome, Retrying, Returned, Snoozed
+from amqpjobs.events import Events, RunNotTold, SettleFailed
+from amqpjobs.outcome import Completed, Dead, DeadReason, Dropped, Outcome, Retrying, Returned, Snoozed
 from amqpjobs.settings import host_name
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology, few_hops
 from amqpjobs.wire import Delivery, HeaderValue, Properties, Publication
+from amqpjobs.worker.ticks import last_word
 
 #: Seconds before the first repeat of a failed settle; doubles up to the cap.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
@@ -57,14 +58,15 @@ class Settler:
         self._events = events
         self._effects = effects
 
-    async def settle(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome) -> bool:
+    async def settle(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
         """Publish what follows, then ack. False: the delivery's channel is gone, it will come again.
 
         While the broker cannot be told, this waits and tries again, longer each time.
         """
         if isinstance(outcome, Returned):
             return await self._hand_back(delivery)
-        if isinstance(outcome, Completed) and not self._effects:
+        is_tick = envelope is not None and envelope.copy is not None
+        if isinstance(outcome, Completed) and not self._effects and not is_tick:
             return await self._ack(delivery, envelope)
         pause, hopeless = FIRST_PAUSE, 0
         while delivery.settler.is_open:
@@ -72,12 +74,12 @@ class Settler:
                 async with self._clock.timeout(PATIENCE):
                     for publication in self._following(delivery, envelope, outcome):
                         await self._publisher.send(publication)
-                return await self._ack(delivery, envelope)
+                return await self._end(delivery, envelope, outcome)
             except (UnroutableError, UnconfirmedError, BrokerError, TimeoutError) as error:
                 self._events.emit(SettleFailed(envelope, error, pause))
             except Exception as error:  # refused, too large, or a bug in an effect
                 if isinstance(outcome, Dead):  # the broker's own dead-lettering takes it as it is
-                    return await self._reject(delivery, envelope, error)
+                    return await self._reject(delivery, envelope, outcome, error)
                 self._events.emit(SettleFailed(envelope, error, pause))
                 hopeless += not isinstance(error, RefusedError)  # a full queue may have room again
                 if hopeless == HOPELESS:
@@ -86,7 +88,11 @@ class Settler:
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
-    def _following(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome) -> list[Publication]:
+    def _following(
+        self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped
+    ) -> list[Publication]:
+        if isinstance(outcome, Dropped):
+            return []
         is_unsettled = isinstance(outcome, Dead) and outcome.reason is DeadReason.UNSETTLED
         follow = [] if envelope is None or is_unsettled else follow_ups(self._effects, envelope, outcome)
         match outcome:
@@ -123,6 +129,34 @@ class Settler:
         headers = {**publication.properties.headers, **_epitaph(delivery, outcome, now)}
         return replace(publication, properties=replace(publication.properties, headers=headers))
 
+    async def _end(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
+        if envelope is not None and envelope.copy is not None and not await self._told(delivery, envelope, outcome):
+            return False
+        return await self._ack(delivery, envelope)
+
+    async def _told(self, delivery: Delivery, envelope: Envelope, outcome: Outcome | Dropped) -> bool:
+        """Tell beats that a tick's copy is done with; what they refuse to hear, not for ever. False: as `settle`."""
+        notice = last_word(self._topology, envelope, outcome)
+        pause, refusals = FIRST_PAUSE, 0
+        while notice is not None and delivery.settler.is_open:
+            try:
+                async with self._clock.timeout(PATIENCE):
+                    await self._publisher.send(notice)
+                return True
+            except UnroutableError:  # no beat has its stream here
+                return True
+            except (UnconfirmedError, BrokerError, TimeoutError) as error:
+                self._events.emit(SettleFailed(envelope, error, pause))
+            except Exception as error:  # not permitted, perhaps
+                refusals += 1
+                if refusals == HOPELESS:
+                    self._events.emit(RunNotTold(envelope, "ended", error))
+                    return True
+                self._events.emit(SettleFailed(envelope, error, pause))
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return notice is None
+
     async def _hand_back(self, delivery: Delivery) -> bool:
         try:
             await delivery.settler.nack(delivery.tag)
@@ -138,8 +172,10 @@ class Settler:
             return False
         return True
 
-    async def _reject(self, delivery: Delivery, envelope: Envelope | None, error: Exception) -> bool:
+    async def _reject(self, delivery: Delivery, envelope: Envelope | None, outcome: Dead, error: Exception) -> bool:
         self._events.emit(SettleFailed(envelope, error, None))
+        if envelope is not None and envelope.copy is not None and not await self._told(delivery, envelope, outcome):
+            return False
         try:
             await delivery.settler.reject(delivery.tag)
         except AmqpJobsError:

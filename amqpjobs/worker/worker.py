@@ -48,6 +48,7 @@ from amqpjobs.worker.running import Running
 from amqpjobs.worker.settle import Settler
 from amqpjobs.worker.suspicion import Suspicion
 from amqpjobs.worker.threads import Threads
+from amqpjobs.worker.ticks import Ticks
 
 _log = logging.getLogger(__name__)
 
@@ -275,6 +276,13 @@ class Worker:
             clock=self._app.clock,
             events=self._app.events,
             settler=self._settler,
+            ticks=Ticks(
+                topology=self._app.topology,
+                publisher=self._publisher,
+                line=self._publishing,
+                clock=self._app.clock,
+                events=self._app.events,
+            ),
             execution=execution,
             quarantine=quarantine,
             suspicion=self._suspicion,

@@ -37,7 +37,8 @@ class Candidate:
             return await self.lease.won()
 
     async def _prepare(self, session: Session) -> None:
-        await Declarer(self._app.topology, self._app.events).plan(session, self._app.topology.beat(self._app.name))
+        plan = self._app.topology.beat(self._app.name)
+        await Declarer(self._app.topology, self._app.events).prepare(session, plan, declares=True)
         await self.lease.campaign(session)
 
 

@@ -19,7 +19,7 @@ async def opened(app: App[None]) -> AsyncGenerator[tuple[Session, Register]]:
     topology = app.topology
     session = await open_session(app.settings.urls[0], app.settings, "test")
     try:
-        await Declarer(topology, app.events).plan(session, topology.beat(app.name))
+        await Declarer(topology, app.events).prepare(session, topology.beat(app.name), declares=True)
         yield session, Register(session, topology.beat_register(app.name), topology.to_beat_register(app.name))
     finally:
         await session.close()

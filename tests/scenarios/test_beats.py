@@ -18,7 +18,7 @@ import pytest
 
 from amqpjobs import Beat, Worker
 from amqpjobs.beat.plan import Misfire
-from amqpjobs.events import BeatLeading, TickPublished
+from amqpjobs.events import BeatLeading, TickDropped, TickPublished
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn
 from tests.support.apps import NAMESPACE, Bench, Ran, Seen, record, watch
@@ -42,9 +42,11 @@ KILLED_GAP, SILENT_GAP, MARGIN = 2.0, 7.0, 10.0
 class Watched:
     """What the worker ran, and what was done to the beats."""
 
-    def __init__(self, name: str, ran: Seen[Ran]) -> None:
+    def __init__(self, name: str, ran: Seen[Ran], dropped: Seen[TickDropped]) -> None:
         self.name = name
         self.ran = ran
+        #: Second copies of ticks.
+        self.dropped = dropped
 
     def instants(self) -> list[datetime]:
         """Of all ticks that ran, each once, in order."""
@@ -67,7 +69,7 @@ async def watched(url: str, unique: Callable[[], str], broker: Broker) -> AsyncG
     app = bench.app()
     ran = record(app, bench.kind(f"{app.name}.second"))
     async with Worker(app):
-        yield Watched(app.name, ran)
+        yield Watched(app.name, ran, watch(app.events, TickDropped))
     await bench.close()
     for queue in app.topology.beat(app.name).queues:
         await broker.delete_queue(queue.name)
@@ -159,6 +161,22 @@ def tell(watched: Watched, faults: int) -> None:
         f"{len(watched.instants())} ticks, {faults} faults, {watched.doubles()} second runs, "
         f"longest gap {watched.gap():.2f} s\n"
     )
+
+
+async def test_what_a_leader_published_and_had_not_written_down_when_it_was_killed_runs_once(
+    watched: Watched, url: str, tmp_path: Path
+) -> None:
+    async with Beats([url], watched.name, tmp_path, forgets=True) as beats:
+        await watched.until_more(3)
+        beats.processes[0].popen.kill()
+        await asyncio.to_thread(beats.processes[0].popen.wait)
+        first = {each.envelope.job_id for each in watched.ran}
+        beats.start(url)
+        await watched.until_more(3)
+
+    assert {each.envelope.job_id for each in watched.dropped} >= first
+    assert watched.doubles() == 0
+    assert_no_tick_is_missing(watched)
 
 
 async def eventually_deposed(lines: Callable[[str], list[dict[str, object]]]) -> None:
@@ -262,6 +280,6 @@ def test_a_beat_of_a_service_without_schedules_is_told_how_to_declare_one(shop: 
 
 async def sweep(url: str, name: str) -> None:
     async with plain_client(url) as broker:
-        queues = ("queue.{}", "dead.{}", "beat.lease.v1.{}", "beat.register.v1.{}")
+        queues = ("queue.{}", "dead.{}", "beat.lease.v1.{}", "beat.register.v1.{}", "beat.runs.v1.{}")
         for queue in queues:
             await broker.delete_queue(f"{NAMESPACE}.{queue.format(name)}")

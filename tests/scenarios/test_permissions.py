@@ -17,7 +17,17 @@ from amqpjobs.amqp.connection import open_session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.codec import dumps, milliseconds
 from amqpjobs.deadletters import PARKED, UNROUTABLE, DeadLetters, Filter, Place, dead_of
-from amqpjobs.events import BeatDeposed, BeatLeading, ConnectionLost, JobEnded, SettleFailed, TickFailed, TickPublished
+from amqpjobs.events import (
+    BeatDeposed,
+    BeatLeading,
+    ConnectionLost,
+    JobEnded,
+    RunNotTold,
+    SettleFailed,
+    TickDropped,
+    TickFailed,
+    TickPublished,
+)
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.outcome import Dead
 from amqpjobs.permissions import (
@@ -235,12 +245,16 @@ async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
         def as_user(user: str, *, declare: bool = False) -> App[None]:
             one = service(bench, node, user, name, declare=declare, namespace=NAMESPACE)
             one.app.schedule(Each(0.2), job=one.kind(), name="tick")
+            one.app.schedule(Each(0.2), job=one.kind(), name="alone", overlap="skip")
             return one.app
 
         topology = as_user("").topology
-        lease, register = topology.beat_lease(name), topology.beat_register(name)
+        lease, register, runs = topology.beat_lease(name), topology.beat_register(name), topology.beat_runs(name)
         whole = beat_permissions(topology, name, [""], declares=False)
-        lost = [("read", lease), ("read", register), ("write", topology.beats), ("write", topology.jobs)]
+        lost = [
+            *(("read", queue) for queue in (lease, register, runs)),
+            *(("write", exchange) for exchange in (topology.beats, topology.jobs)),
+        ]
         users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
         first = beat_permissions(topology, name, [""], declares=True)
         await make_users(node, users | {"beat": whole, "first": first})
@@ -258,6 +272,38 @@ async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
     assert published
     for place, text in told.items():
         assert f"'{place}'" in text, text
+
+
+async def test_a_worker_looks_for_the_other_copy_of_a_tick_as_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str]
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str) -> Service:
+            one = service(bench, node, user, name, declare=False, namespace=NAMESPACE)
+            one.app.schedule(Each(3_600), job=one.kind(), name="tick")
+            return one
+
+        app = as_user("").app
+        await declare_all(app)
+        topology, runs = app.topology, app.topology.beat_runs(name)
+        worker = worker_permissions(topology, app.queues, app.work_plan(), declares=False, beats=[name])
+        await make_users(node, {"worker": worker, "blind": without(worker, "read", runs)})
+
+        for user in ("worker", "blind"):
+            one = as_user(user)
+            dropped, untold = watch(one.app.events, TickDropped), watch(one.app.events, RunNotTold)
+            async with Worker(one.app):
+                for copy in ("one", "two"):
+                    tick = {"amqpjobs-id": f"tick of {user}", "amqpjobs-copy": copy, "amqpjobs-doubt-since": 1}
+                    await bench.broker.publish(
+                        topology.queues, topology.work_queue(name), kind=one.kind_name, headers=tick, app_id=name
+                    )
+                await (dropped.until(1) if user == "worker" else one.ran.until(2))
+            assert (len(one.ran), len(dropped), len(untold)) == ((1, 1, 0) if user == "worker" else (2, 0, 2))
+
+        assert f"'{runs}'" in str(untold[0].error)
 
 
 async def leads(app: App[None]) -> Seen[TickPublished]:

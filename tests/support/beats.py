@@ -58,16 +58,18 @@ class Process:
 class Beats:
     """A beat of `beat_app` at each of these URLs, entered with one of them leading."""
 
-    def __init__(self, urls: Sequence[str], name: str, folder: Path) -> None:
+    def __init__(self, urls: Sequence[str], name: str, folder: Path, *, forgets: bool = False) -> None:
+        """With `forgets` those that are there at first never write down what they have published."""
         own = {"AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json", "BEAT_APP": name}
         self._environment = os.environ | own
         self._folder = folder
         self._urls = urls
+        self._first = {"BEAT_FORGETS": "yes"} if forgets else {}
         self.processes: list[Process] = []
 
     async def __aenter__(self) -> Self:
         for url in self._urls:
-            self.start(url)
+            self.start(url, **self._first)
         await self.until_all_wait()
         await self.leader()
         return self
@@ -88,10 +90,10 @@ class Beats:
             for popen in alive:
                 popen.kill()
 
-    def start(self, url: str) -> Process:
+    def start(self, url: str, **environment: str) -> Process:
         """One more."""
         log = self._folder / f"beat-{len(self.processes)}"
-        process = Process(log, self._environment | {"AMQPJOBS_URL": url})
+        process = Process(log, self._environment | {"AMQPJOBS_URL": url} | environment)
         self.processes.append(process)
         return process
 

@@ -30,6 +30,7 @@ class Foreign(TypedDict, total=False):
     message_id: str
     correlation_id: str
     reply_to: str
+    app_id: str
     content_type: str
     content_encoding: str
     priority: int
@@ -241,6 +242,7 @@ def _properties(given: Foreign) -> aiormq.spec.Basic.Properties:
         message_id=given.get("message_id"),
         correlation_id=given.get("correlation_id"),
         reply_to=given.get("reply_to"),
+        app_id=given.get("app_id"),
         content_type=given.get("content_type"),
         content_encoding=given.get("content_encoding"),
         priority=given.get("priority"),

@@ -75,12 +75,20 @@ def test_nobody_may_read_dead_letters_or_write_past_the_namespace() -> None:
     assert {name for name in worker.write | worker.read if not name.startswith("ns")} == {"orders"}
 
 
-def test_a_beat_reads_its_lease_and_its_register_and_no_job() -> None:
+def test_a_worker_reads_the_runs_of_its_beats_and_writes_nothing_more_for_them() -> None:
+    alone = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=False)
+    beside = worker_permissions(TOPOLOGY, QUEUES, PLAN, declares=False, beats=["shop"])
+
+    assert beside.read == alone.read | {"ns.beat.runs.v1.shop"}
+    assert (beside.configure, beside.write) == (alone.configure, alone.write)
+
+
+def test_a_beat_reads_its_lease_its_register_and_its_runs_and_no_job() -> None:
     beat = beat_permissions(TOPOLOGY, "shop", [""], declares=False)
     producer = producer_permissions(TOPOLOGY, [""], declares=False)
 
     assert beat.configure == frozenset()
-    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop"}
+    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop", "ns.beat.runs.v1.shop"}
     assert beat.write == producer.write | {"ns.beat.v1"}
 
 
@@ -93,6 +101,7 @@ def test_a_producer_may_not_write_into_leases_and_registers() -> None:
         "ns.beat.v1",
         "ns.beat.lease.v1.shop",
         "ns.beat.register.v1.shop",
+        "ns.beat.runs.v1.shop",
     }
 
 

@@ -192,7 +192,7 @@ def test_the_names_are_those_of_the_design() -> None:
 def test_what_the_beats_of_an_app_share_is_bound_to_an_exchange_of_its_own() -> None:
     plan = TOPOLOGY.beat("mail")
 
-    lease, register = (queue.name for queue in plan.queues)
+    lease, register, runs = (queue.name for queue in plan.queues)
     assert [each.name for each in plan.exchanges] == ["amqpjobs.beat.v1"]
     assert (lease, register) == ("amqpjobs.beat.lease.v1.mail", "amqpjobs.beat.register.v1.mail")
     assert TOPOLOGY.to_beat_lease("mail") == Route(exchange="amqpjobs.beat.v1", key=lease)
@@ -200,16 +200,23 @@ def test_what_the_beats_of_an_app_share_is_bound_to_an_exchange_of_its_own() -> 
     assert [(each.source, each.destination, each.key) for each in plan.bindings] == [
         ("amqpjobs.beat.v1", lease, lease),
         ("amqpjobs.beat.v1", register, register),
+        ("amqpjobs.queues", runs, runs),
     ]
 
 
-def test_a_lease_is_replicated_and_bounded_and_a_register_is_a_small_stream() -> None:
-    lease, register = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
+def test_what_workers_tell_beats_goes_where_workers_may_write_anyway() -> None:
+    assert TOPOLOGY.to_beat_runs("mail") == Route(exchange="amqpjobs.queues", key="amqpjobs.beat.runs.v1.mail")
+    assert TOPOLOGY.beat("mail").queues[-1].name == "amqpjobs.beat.runs.v1.mail"
+
+
+def test_a_lease_is_replicated_and_bounded_and_registers_and_runs_are_small_streams() -> None:
+    lease, register, runs = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
 
     assert (lease["x-queue-type"], lease["x-single-active-consumer"]) == ("quorum", True)
     assert (lease["x-delivery-limit"], lease["x-max-length"]) == (DELIVERY_LIMIT, LEASE_LENGTH)
-    assert register["x-queue-type"] == "stream"
-    assert int(register["x-stream-max-segment-size-bytes"]) < int(register["x-max-length-bytes"])
+    for stream in (register, runs):
+        assert stream["x-queue-type"] == "stream"
+        assert int(stream["x-stream-max-segment-size-bytes"]) < int(stream["x-max-length-bytes"])
 
 
 def test_routes_lead_where_they_say() -> None:

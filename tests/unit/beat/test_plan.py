@@ -113,6 +113,8 @@ def test_the_latest_of_fewer_ticks_than_asked_for_are_all_of_them() -> None:
         ({"misfire": "never"}, "misfire of schedule 'report' must be one of"),
         ({"limit": 0}, "limit of schedule 'report' must be from 1"),
         ({"grace": -1}, "grace of schedule 'report' must be 0 or more"),
+        ({"overlap": "never"}, "overlap of schedule 'report' must be one of"),
+        ({"overlap_limit": 0}, "overlap_limit of schedule 'report' must be more than 0 seconds"),
         ({"name": "two words"}, "Schedule 'two words'"),
         ({"queu": "bulk"}, "Did you mean 'queue'"),
         ({"delay": 5}, "has no option 'delay'"),
@@ -141,7 +143,8 @@ def test_a_schedule_stands_beside_its_handler_and_changes_nothing_of_it() -> Non
 
     async def report(job: Report) -> None: ...
 
-    assert app.schedule(Each(1), job=Report())(report) is report
+    assert app.schedule(Each(1), job=Report(), overlap="skip", overlap_limit=timedelta(hours=1))(report) is report
+    assert [(each.overlap, each.overlap_limit) for each in app.schedules] == [("skip", 3_600)]
 
 
 @pytest.mark.parametrize(
