@@ -40,8 +40,10 @@ LONGEST_CONSUMER_TIMEOUT = (2**32 - 1) // 1000
 #: Tokens that wait in a lease, the newest; they tell only that somebody is there.
 LEASE_LENGTH = 100
 #: Bytes a register keeps, and those of a segment, the piece in which it lets go of old ones.
-REGISTER_BYTES = 16 * 1024 * 1024
+REGISTER_BYTES = 32 * 1024 * 1024
 REGISTER_SEGMENT = 2 * 1024 * 1024
+#: Commands that may wait for a beat, and their bytes; more are refused, not dropped.
+CONTROL_LENGTH, CONTROL_BYTES = 20_000, 64 * 1024 * 1024
 
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
@@ -166,7 +168,7 @@ class Topology:
         self.due = f"{namespace}.due.v1"
         self.unroutable = f"{namespace}.unroutable.v1"
         self.parked = f"{namespace}.parked.v1"
-        #: Of its own, so that who may enqueue cannot write into leases and registers.
+        #: Of its own, so that who may enqueue cannot write into leases and registers, nor command a beat.
         self.beats = f"{namespace}.beat.v1"
         #: Declared last: who finds it finds all of `infrastructure`.
         self.marker = ExchangeSpec(name=f"{namespace}.ready.v1", type="fanout")
@@ -182,6 +184,9 @@ class Topology:
 
     def beat_register(self, app: str) -> str:
         return f"{self.jobs}.beat.register.v1.{app}"
+
+    def beat_control(self, app: str) -> str:
+        return f"{self.jobs}.beat.control.v1.{app}"
 
     def level(self, number: int) -> str:
         return f"{self.jobs}.delay.v1.{number:02}"
@@ -202,6 +207,9 @@ class Topology:
 
     def to_beat_register(self, app: str) -> Route:
         return Route(exchange=self.beats, key=self.beat_register(app))
+
+    def to_beat_control(self, app: str) -> Route:
+        return Route(exchange=self.beats, key=self.beat_control(app))
 
     def to_parked(self) -> Route:
         return Route(exchange=self.queues, key=self.parked)
@@ -260,12 +268,16 @@ class Topology:
         )
 
     def beat(self, app: str) -> Plan:
-        """What the beats of an app share: who leads, and what they remember."""
-        lease, register = self.beat_lease(app), self.beat_register(app)
+        """What the beats of an app share: who leads, what they remember, and what they are told."""
+        queues = {
+            self.beat_lease(app): _LEASE,
+            self.beat_register(app): _REGISTER,
+            self.beat_control(app): _CONTROL,
+        }
         return Plan(
             exchanges=[ExchangeSpec(name=self.beats, type="direct")],
-            queues=[QueueSpec(name=lease, arguments=_LEASE), QueueSpec(name=register, arguments=_REGISTER)],
-            bindings=[Binding(source=self.beats, destination=name, key=name) for name in (lease, register)],
+            queues=[QueueSpec(name=name, arguments=arguments) for name, arguments in queues.items()],
+            bindings=[Binding(source=self.beats, destination=name, key=name) for name in queues],
         )
 
     def _level_queue(self, number: int) -> QueueSpec:
@@ -344,6 +356,13 @@ _REGISTER: Arguments = {
     "x-queue-type": "stream",
     "x-max-length-bytes": REGISTER_BYTES,
     "x-stream-max-segment-size-bytes": REGISTER_SEGMENT,
+}
+#: No dead-lettering: a command that cannot be read is told, and gone.
+_CONTROL: Arguments = {
+    **_QUORUM,
+    "x-max-length": CONTROL_LENGTH,
+    "x-max-length-bytes": CONTROL_BYTES,
+    "x-overflow": "reject-publish",
 }
 #: All three are needed, or dead-lettering silently becomes at-most-once.
 _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}

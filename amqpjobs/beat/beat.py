@@ -7,6 +7,7 @@ perhaps the same beat, reads from the register how far the last one came.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -14,10 +15,13 @@ from typing import Protocol, Self, cast
 
 from amqpjobs.amqp.connection import Link, OneSession, Session
 from amqpjobs.amqp.declare import Declarer
+from amqpjobs.amqp.inbox import attend
 from amqpjobs.amqp.lease import Lease
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.amqp.register import Register
+from amqpjobs.beat.control import Control, followed
 from amqpjobs.beat.plan import Scheduled, Tick
+from amqpjobs.beat.runtime import Leader
 from amqpjobs.beat.state import State, state_from
 from amqpjobs.beat.term import KEEP_WITHIN, NAP, Term
 from amqpjobs.client import Client
@@ -26,6 +30,7 @@ from amqpjobs.errors import BrokerError, EnqueueTimeoutError
 from amqpjobs.events import BeatDeposed, BeatLeading, BeatStarted, Events
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.producer import Producing, drafts_of
+from amqpjobs.settings import host_name
 
 #: Seconds between heartbeats, unless the setting asks for less.
 HEARTBEAT = 2
@@ -152,18 +157,24 @@ class Beat:
         app = self._app
         register = Register(session, app.topology.beat_register(app.name), app.topology.to_beat_register(app.name))
         state = await self._state_in(register)
-        begun = state.take_up(app.schedules, app.clock.now())
+        declared = app.schedules
+        every = await followed(app.name, declared, state, drafts=self._drafts, clock=app.clock, events=app.events)
+        begun = state.take_up(every, app.clock.now())
+        state.runtime.lead(Leader(host_name(), os.getpid(), app.clock.now()))
         # Before the first tick, so that whoever comes next has the same anchors.
         async with app.clock.timeout(KEEP_WITHIN):
             await state.keep(register)
         client = self._client_on(session)
 
         async def publish(scheduled: Scheduled, tick: Tick) -> None:
-            await self._publish(client, scheduled, tick)
+            await self._publish(client, scheduled, tick.job_id)
 
-        self._term = Term(
+        async def trigger(scheduled: Scheduled, job_id: str) -> None:
+            await self._publish(client, scheduled, job_id)
+
+        self._term = term = Term(
             app.name,
-            app.schedules,
+            [each for each in every if each.name not in state.runtime.paused],
             state,
             clock=app.clock,
             events=app.events,
@@ -173,8 +184,31 @@ class Beat:
         )
         if self._stop_asked.is_set():
             return
-        app.events.emit(BeatLeading(app.name, len(app.schedules), begun))
-        await self._term.run()
+        control = Control(
+            app.name,
+            declared,
+            every,
+            state,
+            term,
+            drafts=self._drafts,
+            clock=app.clock,
+            events=app.events,
+            trigger=trigger,
+            keeper=register,
+        )
+        app.events.emit(BeatLeading(app.name, len(every), begun))
+        listening = asyncio.create_task(self._listen(session, control), name="amqpjobs beat control")
+        try:
+            await term.run()
+        finally:
+            await end_task(listening)
+
+    async def _listen(self, session: Session, control: Control) -> None:
+        """Serve commands; whatever is not served is left to the next term."""
+        try:
+            await attend(session, self._app.topology.beat_control(self._app.name), control.serve)
+        except Exception as error:
+            session.fail(error)
 
     async def _state_in(self, register: Register) -> State:
         record = await register.read()
@@ -201,9 +235,9 @@ class Beat:
             middlewares=app.enqueue_middlewares,
         )
 
-    async def _publish(self, client: Client, scheduled: Scheduled, tick: Tick) -> None:
+    async def _publish(self, client: Client, scheduled: Scheduled, job_id: str) -> None:
         given, deadline = scheduled.options, self._app.settings.enqueue_timeout
-        options = cast("EnqueueOptions", {**given, "job_id": tick.job_id})
+        options = cast("EnqueueOptions", {**given, "job_id": job_id})
         envelope = self._drafts.envelope(scheduled.job, options).evolve(schedule=scheduled.name)
         try:
             async with self._app.clock.timeout(deadline):
@@ -211,5 +245,5 @@ class Beat:
                 await client.send(final, park=given.get("on_unroutable") == "park")
         except TimeoutError as error:
             raise EnqueueTimeoutError(
-                f"Tick {tick.job_id!r} was not confirmed within {deadline:g} s. {client.trouble}"
+                f"Tick {job_id!r} was not confirmed within {deadline:g} s. {client.trouble}"
             ) from error

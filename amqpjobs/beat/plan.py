@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict
 
 from amqpjobs.beat.schedule import RESOLUTION, Schedule, describe, find_next
 from amqpjobs.clock import Seconds
+from amqpjobs.draft import WrittenJob
 from amqpjobs.errors import DefinitionError
-from amqpjobs.job import Job, check_name, hint
+from amqpjobs.job import Job, JobOptions, check_name, hint, options_of
 from amqpjobs.wire import HeaderValue
 
 #: What is done about ticks that are more than the grace late.
@@ -57,11 +58,11 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """A schedule of an app. Raises DefinitionError for what cannot be."""
+    """A schedule of an app, declared or added at runtime. Raises DefinitionError for what cannot be."""
 
     name: str
     schedule: Schedule
-    job: Job[Any]
+    job: Job[Any] | WrittenJob
     misfire: Misfire = "once"
     #: Ticks of misfire="all".
     limit: int = CATCH_UP
@@ -82,6 +83,11 @@ class Scheduled:
             raise DefinitionError(f"limit of schedule {self.name!r} must be from 1 to {MOST:,}, not {self.limit!r}.")
         if not self.grace >= 0:
             raise DefinitionError(f"grace of schedule {self.name!r} must be 0 or more seconds, not {self.grace!r}.")
+
+    @property
+    def job_options(self) -> JobOptions:
+        """What the class of its jobs says of them."""
+        return self.job.options if isinstance(self.job, WrittenJob) else options_of(type(self.job))
 
     @property
     def definition(self) -> str:

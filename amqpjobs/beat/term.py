@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 
 from amqpjobs.beat.plan import Scheduled, Tick, due
 from amqpjobs.beat.schedule import Schedule, anchor, find_next
@@ -59,6 +60,8 @@ class _Entry:
     #: What is to be published now, oldest first.
     ticks: deque[datetime] = field(default_factory=deque[datetime])
     failures: int = 0
+    #: Nothing of it is published any more.
+    is_out: bool = False
 
 
 class Term:
@@ -84,10 +87,10 @@ class Term:
         self._publish = publish
         self._keeper = keeper
         self._nap = nap
-        self._entries = [
-            _Entry(each, anchor(each.schedule, state[each.name].anchor, each.name), number)
-            for number, each in enumerate(scheduled)
-        ]
+        self._entries = dict[str, _Entry]()
+        self._numbers = count()
+        for each in scheduled:
+            self._enter(each)
         #: When to look at whom; the number decides among equals, since entries have no order.
         self._heap: list[tuple[datetime, int, _Entry]] = []
         self._publishing = set[asyncio.Task[None]]()
@@ -117,8 +120,24 @@ class Term:
         self._is_stopping = True
         self._news.set()
 
+    def admit(self, scheduled: Scheduled) -> None:
+        """Follow one more; the state has taken it up."""
+        self._push_next(self._enter(scheduled))
+        self._news.set()
+
+    def dismiss(self, name: str) -> None:
+        """Follow it no longer, if that was done; a tick that is just being published may still come."""
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            entry.is_out = True
+
+    def _enter(self, scheduled: Scheduled) -> _Entry:
+        anchored = anchor(scheduled.schedule, self._state[scheduled.name].anchor, scheduled.name)
+        entry = self._entries[scheduled.name] = _Entry(scheduled, anchored, next(self._numbers))
+        return entry
+
     async def _fill(self) -> None:
-        for entry in self._entries:
+        for entry in list(self._entries.values()):
             self._push_next(entry)
             if entry.number % BATCH == 0:
                 await self._clock.sleep(0)
@@ -162,6 +181,8 @@ class Term:
 
     async def _fire(self, entry: _Entry) -> None:
         """Publish the next tick of a schedule, if one is due, and say when to look at it again."""
+        if entry.is_out:
+            return
         try:
             self._decide(entry)
         except Exception as error:  # of a user's own schedule, most likely
@@ -193,6 +214,7 @@ class Term:
         entry.ticks.popleft()
         entry.failures = 0
         self._settled(tick.schedule, tick.instant)
+        self._state.note_run(tick.schedule, tick.instant)
         late = (self._clock.now() - tick.instant).total_seconds()
         self._tell(TickPublished(tick.schedule, tick.instant, tick.job_id, late))
         self._push_next(entry)
@@ -209,6 +231,8 @@ class Term:
 
     def _push_next(self, entry: _Entry) -> None:
         """When it is due next, at once while it has more to publish, and never where it is never due."""
+        if entry.is_out:
+            return
         if entry.ticks:
             self._push(entry, self._clock.now())
             return
