@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from amqpjobs.beat.every import at, every
     from amqpjobs.beat.refined import any_of
     from amqpjobs.beat.schedule import Schedule
+    from amqpjobs.beat.schedules import ScheduleChange, ScheduleOverview, Schedules, ScheduleStatus
     from amqpjobs.blocking import BlockingClient
     from amqpjobs.blocking_buffer import BlockingBuffer
     from amqpjobs.buffer import Buffer
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         InvalidArgumentsError,
         ProcessDiedError,
         RefusedError,
+        ScheduleError,
         SettingsError,
         TooLargeError,
         TopologyMismatchError,
@@ -58,6 +60,7 @@ _HOMES = {
     "beat.every": ["at", "every"],
     "beat.refined": ["any_of"],
     "beat.schedule": ["Schedule"],
+    "beat.schedules": ["ScheduleChange", "ScheduleOverview", "ScheduleStatus", "Schedules"],
     "blocking": ["BlockingClient"],
     "blocking_buffer": ["BlockingBuffer"],
     "buffer": ["Buffer"],
@@ -79,6 +82,7 @@ _HOMES = {
         "InvalidArgumentsError",
         "ProcessDiedError",
         "RefusedError",
+        "ScheduleError",
         "SettingsError",
         "TooLargeError",
         "TopologyMismatchError",
@@ -126,6 +130,10 @@ __all__ = [  # noqa: RUF022  (by topic)
     "fixed",
     "linear",
     "Schedule",
+    "ScheduleChange",
+    "ScheduleOverview",
+    "ScheduleStatus",
+    "Schedules",
     "any_of",
     "at",
     "cron",
@@ -146,6 +154,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "InvalidArgumentsError",
     "ProcessDiedError",
     "RefusedError",
+    "ScheduleError",
     "SettingsError",
     "TooLargeError",
     "TopologyMismatchError",

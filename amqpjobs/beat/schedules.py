@@ -84,7 +84,7 @@ class ScheduleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class ScheduleOverview:
     """All schedules of an app, and its beats."""
 
     schedules: Sequence[ScheduleStatus]
@@ -175,7 +175,7 @@ class Schedules(Sequence[Scheduled]):
         """
         return await self._tell(Verb.TRIGGER, name, deadline)
 
-    async def overview(self) -> Overview:
+    async def overview(self) -> ScheduleOverview:
         """How all of them are, as this process declares them and as the beats have written it down.
 
         No beat need run. Raises BrokerError.
@@ -193,7 +193,7 @@ class Schedules(Sequence[Scheduled]):
         added, broken = _added_in(state.runtime, self._declared, now)
         every = [_status(each, state, now, is_added=False) for each in self._declared.values()]
         every += [_status(each, state, now, is_added=True) for each in added]
-        return Overview([*every, *broken], state.runtime.leader, beats)
+        return ScheduleOverview([*every, *broken], state.runtime.leader, beats)
 
     async def _tell(
         self, verb: Verb, name: str, deadline: Seconds, added: Added | None = None, *, replace: bool = False

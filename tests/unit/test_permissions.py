@@ -15,6 +15,7 @@ from amqpjobs.permissions import (
     operator_permissions,
     pattern,
     producer_permissions,
+    scheduler_permissions,
     worker_permissions,
 )
 from amqpjobs.topology import LEVELS, Plan, Queue, Subscription, Topology
@@ -80,7 +81,7 @@ def test_a_beat_reads_its_lease_and_its_register_and_no_job() -> None:
     producer = producer_permissions(TOPOLOGY, [""], declares=False)
 
     assert beat.configure == frozenset()
-    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop"}
+    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop", "ns.beat.control.v1.shop"}
     assert beat.write == producer.write | {"ns.beat.v1"}
 
 
@@ -93,7 +94,17 @@ def test_a_producer_may_not_write_into_leases_and_registers() -> None:
         "ns.beat.v1",
         "ns.beat.lease.v1.shop",
         "ns.beat.register.v1.shop",
+        "ns.beat.control.v1.shop",
     }
+
+
+def test_a_scheduler_reads_what_beats_remember_and_enqueues_nothing() -> None:
+    scheduler = scheduler_permissions(TOPOLOGY, "shop", declares=False)
+
+    assert scheduler.configure == frozenset()
+    assert scheduler.read == {"ns.beat.register.v1.shop"}
+    assert "ns.beat.v1" in scheduler.write
+    assert not scheduler.write & {"ns", "ns.queues", TOPOLOGY.level(0)}
 
 
 def test_an_observer_reads_the_places_and_nothing_else() -> None:

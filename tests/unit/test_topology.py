@@ -192,24 +192,28 @@ def test_the_names_are_those_of_the_design() -> None:
 def test_what_the_beats_of_an_app_share_is_bound_to_an_exchange_of_its_own() -> None:
     plan = TOPOLOGY.beat("mail")
 
-    lease, register = (queue.name for queue in plan.queues)
+    lease, register, control = (queue.name for queue in plan.queues)
     assert [each.name for each in plan.exchanges] == ["amqpjobs.beat.v1"]
     assert (lease, register) == ("amqpjobs.beat.lease.v1.mail", "amqpjobs.beat.register.v1.mail")
+    assert control == "amqpjobs.beat.control.v1.mail"
     assert TOPOLOGY.to_beat_lease("mail") == Route(exchange="amqpjobs.beat.v1", key=lease)
     assert TOPOLOGY.to_beat_register("mail") == Route(exchange="amqpjobs.beat.v1", key=register)
+    assert TOPOLOGY.to_beat_control("mail") == Route(exchange="amqpjobs.beat.v1", key=control)
     assert [(each.source, each.destination, each.key) for each in plan.bindings] == [
         ("amqpjobs.beat.v1", lease, lease),
         ("amqpjobs.beat.v1", register, register),
+        ("amqpjobs.beat.v1", control, control),
     ]
 
 
 def test_a_lease_is_replicated_and_bounded_and_a_register_is_a_small_stream() -> None:
-    lease, register = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
+    lease, register, control = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
 
     assert (lease["x-queue-type"], lease["x-single-active-consumer"]) == ("quorum", True)
     assert (lease["x-delivery-limit"], lease["x-max-length"]) == (DELIVERY_LIMIT, LEASE_LENGTH)
     assert register["x-queue-type"] == "stream"
     assert int(register["x-stream-max-segment-size-bytes"]) < int(register["x-max-length-bytes"])
+    assert (control["x-queue-type"], control["x-overflow"]) == ("quorum", "reject-publish")
 
 
 def test_routes_lead_where_they_say() -> None:

@@ -17,7 +17,6 @@ from amqpjobs.beat.zone import require_zone
 from amqpjobs.cli.common import load_apps, out, run_async
 from amqpjobs.codec import dumps
 from amqpjobs.errors import DefinitionError
-from amqpjobs.logs import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -128,8 +127,3 @@ def change(app: App[Any], call: Callable[[Schedules], Awaitable[ScheduleChange]]
 
 def say_json(value: Mapping[str, object]) -> None:
     click.echo(dumps(value).decode())
-
-
-def cell(text: str) -> Text:
-    """What came from outside, as one line of a table."""
-    return Text(printable(text), no_wrap=True)

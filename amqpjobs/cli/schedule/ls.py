@@ -1,17 +1,20 @@
 """`amqpjobs schedule ls`: how the schedules of an app are, and who leads."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import click
-from rich.table import Table
 from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.beat.schedules import Overview, ScheduleStatus
+from amqpjobs.beat.schedules import ScheduleOverview, ScheduleStatus
 from amqpjobs.cli.common import out, run_async
-from amqpjobs.cli.schedule.choice import cell, json_option, only_app, say_json
+from amqpjobs.cli.schedule.choice import json_option, only_app, say_json
+from amqpjobs.logs import printable
+
+_HEAD = ("name", "schedule", "job", "misfire", "state", "last run", "next run", "lag")
 
 
 @click.command("ls", cls=RichCommand, short_help="List schedules, their last and next runs, and who leads.")
@@ -33,38 +36,45 @@ def ls(targets: tuple[str, ...], as_json: bool) -> None:
         say_json(_described(app, overview))
         return
     if overview.schedules:
-        out.print(_table(overview))
+        for line in _lines(overview):
+            out.print(line, markup=False)
     else:
         out.print(f"App {app.name} has no schedules.", markup=False)
     out.print(Text(_leadership(overview), "" if overview.beats else "yellow"))
 
 
-async def _overview(app: App[Any]) -> Overview:
+async def _overview(app: App[Any]) -> ScheduleOverview:
     async with app:
         return await app.schedules.overview()
 
 
-def _table(overview: Overview) -> Table:
-    table = Table(
-        "name", "schedule", "job", "misfire", "state", "last run", "next run", "lag", box=None, padding=(0, 2, 0, 0)
-    )
+def _lines(overview: ScheduleOverview) -> Iterator[str]:
+    """Columns that are never cut, however narrow the terminal."""
+    rows = [_HEAD, *map(_row, overview.schedules)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     for each in overview.schedules:
-        lag = f"{each.lag:,.1f} s" if each.lag else ""
-        cells = (each.name, each.schedule, each.kind, each.misfire, _state(each), _when(each.last_run))
-        table.add_row(*map(cell, (*cells, _when(each.next_run), lag)))
-    return table
+        if each.problem:
+            yield printable(f"{each.name}: {each.problem}")
 
 
-def _state(status: ScheduleStatus) -> str:
-    words = ["added" if status.is_added else "declared"]
-    if status.paused_since is not None:
-        words.append(f"paused since {_when(status.paused_since)}")
-    if status.problem:
-        words.append(status.problem)
-    return ", ".join(words)
+def _row(status: ScheduleStatus) -> tuple[str, ...]:
+    state = "added" if status.is_added else "declared"
+    cells = (
+        status.name,
+        status.schedule,
+        status.kind,
+        status.misfire,
+        state if status.paused_since is None else f"{state}, paused",
+        _when(status.last_run),
+        _when(status.next_run),
+        f"{status.lag:,.1f} s" if status.lag else "",
+    )
+    return tuple(printable(cell) for cell in cells)
 
 
-def _leadership(overview: Overview) -> str:
+def _leadership(overview: ScheduleOverview) -> str:
     leader = overview.leader
     last = "" if leader is None else f"{leader.host}, process {leader.pid}"
     if not overview.beats:
@@ -79,7 +89,7 @@ def _when(time: datetime | None) -> str:
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _described(app: App[Any], overview: Overview) -> dict[str, object]:
+def _described(app: App[Any], overview: ScheduleOverview) -> dict[str, object]:
     leader = overview.leader
     known = None if leader is None else {"host": leader.host, "pid": leader.pid, "since": leader.since}
     return {
