@@ -37,7 +37,7 @@ class Added(BaseModel):
     #: Of the payload.
     version: Annotated[int, Field(ge=1, lt=2**31)] = 1
     #: A job's own JSON.
-    payload: Annotated[str, Field(max_length=LONGEST_ADDED)]
+    payload: str
     exchange: Annotated[str, Field(max_length=255)] = ""
     delay: Span | None = None
     misfire: Misfire = "once"
@@ -110,15 +110,14 @@ def added_from(data: object) -> Added:
         raise DefinitionError(f"It cannot be read: {'; '.join(problems_of(error)[:5])}.") from None
 
 
-def check_length(added: Added) -> int:
-    """Its bytes. Raises TooLargeError."""
+def check_length(added: Added) -> None:
+    """Raises TooLargeError."""
     length = len(added.model_dump_json(exclude_defaults=True).encode())
     if length > LONGEST_ADDED:
         raise TooLargeError(
             f"Schedule {added.name!r} has {length:,} bytes with its job, and {LONGEST_ADDED:,} are the most. "
             "Keep what is large in a store of its own, and its address in the job."
         )
-    return length
 
 
 def _validated(**given: object) -> Added:

@@ -8,7 +8,7 @@ a trigger but for a moment: between its publish and that write. Its job then has
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
-from amqpjobs.beat.added import added_from
+from amqpjobs.beat.added import added_from, check_length
 from amqpjobs.beat.command import TRIGGER_WITHIN, Command, Verb, command_in
 from amqpjobs.beat.plan import Scheduled
 from amqpjobs.beat.state import Keeper, State
@@ -138,6 +138,7 @@ class Control:
             if runtime.added[name] == data:
                 return
             raise ScheduleError(f"There is a schedule {name!r} already, another one. Replace it, or remove it first.")
+        check_length(command.added)
         made = _checked(command.added.scheduled(), self._drafts)
         if name not in runtime.added:  # one of this name, gone for long, may have been paused
             runtime.resume(name)

@@ -28,6 +28,7 @@ from amqpjobs.beat.state import State, fingerprint_of, state_from
 from amqpjobs.client import Client
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.codec import loads
+from amqpjobs.comparison import QueueState
 from amqpjobs.errors import (
     AmqpJobsError,
     BrokerError,
@@ -88,10 +89,10 @@ class ScheduleOverview:
     """All schedules of an app, and its beats."""
 
     schedules: Sequence[ScheduleStatus]
-    #: The one that leads; with no beat running, the one that was the last to. None: there never was one.
+    #: The beat that leads, or was the last to. None: there never was one.
     leader: Leader | None
-    #: How many there are, the one that leads included.
-    beats: int
+    #: Whether a beat is connected that leads, or is just about to.
+    is_led: bool
 
 
 class Schedules(Sequence[Scheduled]):
@@ -182,18 +183,17 @@ class Schedules(Sequence[Scheduled]):
         """
         client = await self._client()
         try:
-            async with self._app.clock.timeout(READ_WITHIN):
+            async with self._app.clock.timeout(ANSWER_WITHIN):
                 desk = await self._open(client)
-                state, beats = await desk.read()
+            async with self._app.clock.timeout(READ_WITHIN):
+                state, is_led = await desk.read()
         except TimeoutError as error:
-            raise BrokerUnavailableError(
-                f"How the schedules are was not read within {READ_WITHIN:g} s. {client.trouble}"
-            ) from error
+            raise BrokerUnavailableError(f"How the schedules are was not read in time. {client.trouble}") from error
         now = self._app.clock.now()
         added, broken = _added_in(state.runtime, self._declared, now)
         every = [_status(each, state, now, is_added=False) for each in self._declared.values()]
         every += [_status(each, state, now, is_added=True) for each in added]
-        return ScheduleOverview([*every, *broken], state.runtime.leader, beats)
+        return ScheduleOverview([*every, *broken], state.runtime.leader, is_led)
 
     async def _tell(
         self, verb: Verb, name: str, deadline: Seconds, added: Added | None = None, *, replace: bool = False
@@ -289,27 +289,27 @@ class _Desk:
             async with self._register.followed(asking.read, asking.end):
                 await self._publisher.send(asking.command.publication(self._route))
                 asking.is_recorded = True
-                if await self._beats():
+                if _is_led(await self._declarer.look(self.session, self._lease)):
                     await asking.answered
         except BrokerUnavailableError:
             if not asking.is_recorded:
                 raise
 
-    async def read(self) -> tuple[State, int]:
-        """What beats have written down, and how many there are."""
+    async def read(self) -> tuple[State, bool]:
+        """What beats have written down, and whether one leads."""
         found = await self._declarer.look_at(self.session, [self._queue, self._lease])
         if found[self._queue] is None:
-            return State(), 0
+            return State(), False
         try:
             state = state_from(await self._register.read())
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise BrokerError(f"The stream {self._queue!r} holds what no beat has written ({error!r}).") from error
-        lease = found[self._lease]
-        return state, 0 if lease is None else lease.consumers
+        return state, _is_led(found[self._lease])
 
-    async def _beats(self) -> int:
-        lease = await self._declarer.look(self.session, self._lease)
-        return 0 if lease is None else lease.consumers
+
+def _is_led(lease: QueueState | None) -> bool:
+    # Those that wait for their turn are counted by some brokers only.
+    return lease is not None and lease.consumers > 0
 
 
 def _added_in(

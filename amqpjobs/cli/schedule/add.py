@@ -39,8 +39,7 @@ def add(
     `amqpjobs send`.
 
     \b
-      amqpjobs schedule add services.reports weekly --cron '0 9 * * mon' --timezone Europe/Berlin \\
-          report.send '{"to": "ada@example.org"}'
+      amqpjobs schedule add services.reports weekly --cron '0 9 * * mon' report.send '{"to": "ada@example.org"}'
       amqpjobs schedule add services.reports pulse --every 30 report.send to=ada@example.org
       amqpjobs schedule add services.reports party --at 2030-01-31T20:00 report.send to=ada@example.org
     """

@@ -39,7 +39,7 @@ _WHEN = (
     click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="As Europe/Berlin."),
     click.option("--from", "start", metavar="TIME", help="Not before this time."),
     click.option("--until", "end", metavar="TIME", help="Only before this time."),
-    click.option("--jitter", type=float, metavar="SECONDS", help="Each later by up to so many seconds, by its hash."),
+    click.option("--jitter", type=float, metavar="SECONDS", help="Each later by up to so many seconds."),
 )
 _NAMES = ("expression", "seconds", "interval", "instant", "timezone", "start", "end", "jitter")
 

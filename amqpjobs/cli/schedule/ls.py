@@ -40,7 +40,7 @@ def ls(targets: tuple[str, ...], as_json: bool) -> None:
             out.print(line, markup=False)
     else:
         out.print(f"App {app.name} has no schedules.", markup=False)
-    out.print(Text(_leadership(overview), "" if overview.beats else "yellow"))
+    out.print(Text(_leadership(overview), "" if overview.is_led else "yellow"))
 
 
 async def _overview(app: App[Any]) -> ScheduleOverview:
@@ -76,13 +76,12 @@ def _row(status: ScheduleStatus) -> tuple[str, ...]:
 
 def _leadership(overview: ScheduleOverview) -> str:
     leader = overview.leader
-    last = "" if leader is None else f"{leader.host}, process {leader.pid}"
-    if not overview.beats:
-        return (
-            f"No beat runs. The last to lead was {last}, from {_when(leader.since)} on." if leader else "No beat runs."
-        )
-    others = f", and {overview.beats - 1} more would take over" if overview.beats > 1 else ""
-    return f"{last} leads since {_when(leader.since)}{others}." if leader else "A beat is about to lead."
+    if leader is None:
+        return "A beat is about to lead." if overview.is_led else "No beat runs."
+    who, since = f"on {leader.host} (process {leader.pid})", _when(leader.since)
+    if overview.is_led:
+        return f"The beat {who} leads since {since}."
+    return f"No beat runs. The last to lead was that {who}, from {since} on."
 
 
 def _when(time: datetime | None) -> str:
@@ -94,9 +93,8 @@ def _described(app: App[Any], overview: ScheduleOverview) -> dict[str, object]:
     known = None if leader is None else {"host": leader.host, "pid": leader.pid, "since": leader.since}
     return {
         "app": app.name,
-        "beats": overview.beats,
-        "leader": known if overview.beats else None,
-        "last_leader": known,
+        "is_led": overview.is_led,
+        "leader": known,
         "schedules": [
             {
                 "name": each.name,
