@@ -143,10 +143,15 @@ async def test_how_schedules_are_is_told_with_and_without_a_beat(stage: Stage) -
             await desk.schedules.add("party", at(soon), job=job(stage, "party"), misfire="skip")
             await published.until(3)
             tick, party = (led := await desk.schedules.overview()).schedules
+
+        async def has_ended() -> bool:  # 4.3 counts consumers for a moment after they have gone
+            return not (await desk.schedules.overview()).is_led
+
+        await eventually(has_ended)
         left = await desk.schedules.overview()
 
     assert (never.leader, never.is_led, never.schedules[0].problem) == (None, False, "no beat has seen it yet")
-    assert (led.is_led, left.is_led) == (True, False)
+    assert led.is_led
     assert led.leader is not None
     assert left.leader is not None
     assert tick.last_run is not None

@@ -28,6 +28,7 @@ from amqpjobs.permissions import (
     operator_permissions,
     pattern,
     producer_permissions,
+    scheduler_permissions,
     worker_permissions,
 )
 from amqpjobs.topology import Topology
@@ -240,7 +241,9 @@ async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
         topology = as_user("").topology
         lease, register = topology.beat_lease(name), topology.beat_register(name)
         whole = beat_permissions(topology, name, [""], declares=False)
-        lost = [("read", lease), ("read", register), ("write", topology.beats), ("write", topology.jobs)]
+        heard = topology.beat_control(name)
+        lost = [("read", lease), ("read", register), ("read", heard), ("write", topology.beats)]
+        lost.append(("write", topology.jobs))
         users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
         first = beat_permissions(topology, name, [""], declares=True)
         await make_users(node, users | {"beat": whole, "first": first})
@@ -258,6 +261,55 @@ async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
     assert published
     for place, text in told.items():
         assert f"'{place}'" in text, text
+
+
+async def test_a_scheduler_needs_what_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str, *, declare: bool = False) -> App[None]:
+            one = service(bench, node, user, name, declare=declare, namespace=NAMESPACE)
+            one.app.schedule(Each(60), job=one.kind(), name="tick")
+            return one.app
+
+        owner = as_user("", declare=True)
+        topology = owner.topology
+        whole = scheduler_permissions(topology, name, declares=False)
+        lost = [("read", topology.beat_register(name)), ("write", topology.beats)]
+        users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
+        first = scheduler_permissions(topology, name, declares=True)
+        await make_users(node, users | {"scheduler": whole, "first": first})
+        desk = shell(tmp_path, node, "scheduler", name)
+        printed = await typed(desk, "topology permissions scheduler service --no-declare --json")
+
+        recorded = await changes(as_user("first", declare=True))  # on a vhost where nothing is there yet
+        await declare_all(owner)
+        async with Beat(owner):
+            done = [await changes(as_user("scheduler", declare=declare)) for declare in (False, True)]
+            told = {place: await told_to_a_scheduler(as_user(f"without {what} on {place}")) for what, place in lost}
+
+    assert [json.loads(printed)[0][what] for what in ("configure", "write", "read")] == [
+        pattern(each) for each in (whole.configure, whole.write, whole.read)
+    ]
+    assert (recorded, done) == (False, [True, True])
+    for place, text in told.items():
+        assert f"'{place}'" in text, text
+
+
+async def changes(app: App[None]) -> bool:
+    """Whether a beat did it; to look works in any case."""
+    async with app:
+        await app.schedules.overview()
+        return (await app.schedules.pause("tick")).is_done
+
+
+async def told_to_a_scheduler(app: App[None]) -> str:
+    with pytest.raises((AccessRefusedError, EnqueueError)) as caught:
+        async with app:
+            await app.schedules.pause("tick")
+    return str(caught.value)
 
 
 async def leads(app: App[None]) -> Seen[TickPublished]:
