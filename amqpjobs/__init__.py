@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from amqpjobs.beat.every import at, every
     from amqpjobs.beat.refined import any_of
     from amqpjobs.beat.schedule import Schedule
-    from amqpjobs.beat.schedules import ScheduleChange, ScheduleOverview, Schedules, ScheduleStatus
+    from amqpjobs.beat.schedules import ScheduleChange, Schedules
+    from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus
     from amqpjobs.blocking import BlockingClient
     from amqpjobs.blocking_buffer import BlockingBuffer
     from amqpjobs.buffer import Buffer
@@ -60,7 +61,8 @@ _HOMES = {
     "beat.every": ["at", "every"],
     "beat.refined": ["any_of"],
     "beat.schedule": ["Schedule"],
-    "beat.schedules": ["ScheduleChange", "ScheduleOverview", "ScheduleStatus", "Schedules"],
+    "beat.schedules": ["ScheduleChange", "Schedules"],
+    "beat.status": ["ScheduleOverview", "ScheduleStatus"],
     "blocking": ["BlockingClient"],
     "blocking_buffer": ["BlockingBuffer"],
     "buffer": ["Buffer"],

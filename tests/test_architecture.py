@@ -116,6 +116,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "beat.added",
         "beat.runtime",
         "beat.state",
+        "beat.status",
         "beat.command",
         "beat.term",
         "beat.control",

@@ -10,8 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import cast, overload
+from typing import Any, cast, overload
 
 from typing_extensions import Unpack
 
@@ -19,18 +18,18 @@ from amqpjobs.amqp.connection import OneSession, Session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.amqp.register import Register
-from amqpjobs.beat.added import Added, added_from, added_of
+from amqpjobs.beat.added import Added, added_of
 from amqpjobs.beat.command import LONGEST_COMMAND, Command, Verb
 from amqpjobs.beat.plan import CATCH_UP, GRACE, Misfire, Scheduled, TickOptions
-from amqpjobs.beat.runtime import Leader, Runtime, answer_in
-from amqpjobs.beat.schedule import Schedule, anchor, find_next
-from amqpjobs.beat.state import State, fingerprint_of, state_from
+from amqpjobs.beat.runtime import answer_in
+from amqpjobs.beat.schedule import Schedule
+from amqpjobs.beat.state import State, state_from
+from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus, statuses_in
 from amqpjobs.client import Client
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.codec import loads
 from amqpjobs.comparison import QueueState
 from amqpjobs.errors import (
-    AmqpJobsError,
     BrokerError,
     BrokerUnavailableError,
     EnqueueTimeoutError,
@@ -46,6 +45,8 @@ from amqpjobs.settings import host_name
 ANSWER_WITHIN = 10.0
 #: Seconds in which the register has been read.
 READ_WITHIN = 30.0
+#: Added schedules that are looked at before others may go on.
+BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +60,6 @@ class ScheduleChange:
     is_done: bool
     #: Of the job that a trigger enqueues.
     job_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleStatus:
-    """How one schedule is. Times are UTC."""
-
-    name: str
-    #: Its text, such as "every 60 s".
-    schedule: str
-    #: Of its jobs.
-    kind: str
-    misfire: str
-    #: Added at runtime; else the code declares it.
-    is_added: bool
-    paused_since: datetime | None
-    #: The instant of the last tick that was published; triggered jobs do not count.
-    last_run: datetime | None
-    #: The next instant that is not settled, perhaps in the past; None while it is paused, and when there is none.
-    next_run: datetime | None
-    #: Seconds by which that one is late.
-    lag: float = 0.0
-    #: Why no beat can follow it, or what else is odd; "" if nothing.
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleOverview:
-    """All schedules of an app, and its beats."""
-
-    schedules: Sequence[ScheduleStatus]
-    #: The beat that leads, or was the last to. None: there never was one.
-    leader: Leader | None
-    #: Whether a beat is connected that leads, or is just about to.
-    is_led: bool
 
 
 class Schedules(Sequence[Scheduled]):
@@ -127,7 +94,7 @@ class Schedules(Sequence[Scheduled]):
         name: str,
         schedule: Schedule,
         *,
-        job: Job[object],
+        job: Job[Any],
         misfire: Misfire = "once",
         limit: int = CATCH_UP,
         grace: Seconds = GRACE,
@@ -189,11 +156,12 @@ class Schedules(Sequence[Scheduled]):
                 state, is_led = await desk.read()
         except TimeoutError as error:
             raise BrokerUnavailableError(f"How the schedules are was not read in time. {client.trouble}") from error
-        now = self._app.clock.now()
-        added, broken = _added_in(state.runtime, self._declared, now)
-        every = [_status(each, state, now, is_added=False) for each in self._declared.values()]
-        every += [_status(each, state, now, is_added=True) for each in added]
-        return ScheduleOverview([*every, *broken], state.runtime.leader, is_led)
+        statuses = list[ScheduleStatus]()
+        for number, status in enumerate(statuses_in(state, self._declared, self._app.clock.now())):
+            if number % BATCH == 0:
+                await self._app.clock.sleep(0)
+            statuses.append(status)
+        return ScheduleOverview(statuses, state.runtime.leader, is_led)
 
     async def _tell(
         self, verb: Verb, name: str, deadline: Seconds, added: Added | None = None, *, replace: bool = False
@@ -310,64 +278,3 @@ class _Desk:
 def _is_led(lease: QueueState | None) -> bool:
     # Those that wait for their turn are counted by some brokers only.
     return lease is not None and lease.consumers > 0
-
-
-def _added_in(
-    runtime: Runtime, declared: Mapping[str, Scheduled], now: datetime
-) -> tuple[list[Scheduled], list[ScheduleStatus]]:
-    """Those that a beat follows, and those that it cannot."""
-    added, broken = list[Scheduled](), list[ScheduleStatus]()
-    for name, data in runtime.added.items():
-        problem = "hidden by the declared one of this name"
-        try:
-            if name not in declared:
-                added.append(added_from(data).scheduled())
-                continue
-        except AmqpJobsError as error:
-            problem = str(error)
-        broken.append(_broken(name, str(data.get("kind", "")), problem, runtime, is_added=True))
-    known = {*declared, *runtime.added}
-    gone = "paused, and neither declared here nor added"
-    broken += [_broken(name, "", gone, runtime, is_added=False) for name in runtime.paused if name not in known]
-    return added, broken
-
-
-def _broken(name: str, kind: str, problem: str, runtime: Runtime, *, is_added: bool) -> ScheduleStatus:
-    return ScheduleStatus(
-        name=name,
-        schedule="",
-        kind=kind,
-        misfire="",
-        is_added=is_added,
-        paused_since=runtime.paused.get(name),
-        last_run=None,
-        next_run=None,
-        problem=problem,
-    )
-
-
-def _status(scheduled: Scheduled, state: State, now: datetime, *, is_added: bool) -> ScheduleStatus:
-    mark, paused, problem = state.get(scheduled.name), state.runtime.paused.get(scheduled.name), ""
-    if mark is None:
-        problem = "no beat has seen it yet"
-    elif mark.fingerprint != fingerprint_of(scheduled):
-        problem = "beats follow another definition of it"
-    since, last = (now, now) if mark is None or problem else (mark.anchor, mark.last)
-    next_run: datetime | None = None
-    if paused is None:
-        try:
-            next_run = find_next(anchor(scheduled.schedule, since, scheduled.name), last)
-        except Exception as error:  # of a user's own schedule, most likely
-            problem = f"it cannot say when it is due: {error!r}"
-    return ScheduleStatus(
-        name=scheduled.name,
-        schedule=scheduled.definition,
-        kind=scheduled.job_options.kind,
-        misfire=scheduled.misfire,
-        is_added=is_added,
-        paused_since=paused,
-        last_run=None if mark is None else mark.ran,
-        next_run=next_run,
-        lag=0.0 if next_run is None else max(0.0, (now - next_run).total_seconds()),
-        problem=problem,
-    )

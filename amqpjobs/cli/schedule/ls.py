@@ -9,7 +9,7 @@ from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.beat.schedules import ScheduleOverview, ScheduleStatus
+from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus
 from amqpjobs.cli.common import out, run_async
 from amqpjobs.cli.schedule.choice import json_option, only_app, say_json
 from amqpjobs.logs import printable

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from amqpjobs.beat.state import State, state_from
 from amqpjobs.beat.term import Term
 from amqpjobs.draft import WrittenJob
 from amqpjobs.events import Events, ScheduleChanged, ScheduleLeftOut, ScheduleRefused
+from amqpjobs.handle import EnqueueOptions
 from amqpjobs.producer import drafts_of
 from amqpjobs.settings import load_settings
 from amqpjobs.topology import Route
@@ -248,7 +249,8 @@ async def test_the_job_of_an_added_schedule_is_what_its_class_would_enqueue() ->
     (scheduled, job_id) = bench.triggered[0]
     assert isinstance(scheduled.job, WrittenJob)
 
-    made = bench.drafts.envelope(scheduled.job, {**scheduled.options, "job_id": job_id})
+    options = cast("EnqueueOptions", {**scheduled.options, "job_id": job_id})
+    made = bench.drafts.envelope(scheduled.job, options)
     expected = bench.drafts.envelope(Report(day=7), {"queue": "slow", "job_id": job_id})
 
     assert made == expected
