@@ -135,5 +135,5 @@ async def _sweep(url: str) -> None:
         for app in ("hello", "shop", "slow", "email", "numbers", "harbour", "images", "rows", "ticking"):
             await broker.delete_queue(f"amqpjobs.queue.{app}")
             await broker.delete_queue(f"amqpjobs.dead.{app}")
-        for queue in ("lease", "register"):
+        for queue in ("lease", "register", "control"):
             await broker.delete_queue(f"amqpjobs.beat.{queue}.v1.ticking")
