@@ -31,6 +31,7 @@ from amqpjobs.events import BeatDeposed, BeatLeading, BeatStarted, Events
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.producer import Producing, drafts_of
 from amqpjobs.settings import host_name
+from amqpjobs.wire import Delivery
 
 #: Seconds between heartbeats, unless the setting asks for less.
 HEARTBEAT = 2
@@ -40,6 +41,8 @@ SILENCE = 3
 PAUSE = 1.0
 #: Seconds that a leader who is asked to stop has for the ticks on their way, and for writing them down.
 LAST_WORDS = 20.0
+#: Seconds for which a new leader's ticks wait for the commands that had waited for it.
+CATCH_UP_WITHIN = 5.0
 
 
 class Beating(Producing, Protocol):
@@ -196,17 +199,37 @@ class Beat:
             trigger=trigger,
             keeper=register,
         )
+        queue, caught_up = app.topology.beat_control(app.name), asyncio.Event()
+        waiting = await self._declarer.count(session, queue) or 0
         app.events.emit(BeatLeading(app.name, len(every), begun))
-        listening = asyncio.create_task(self._listen(session, control), name="amqpjobs beat control")
+        listening = asyncio.create_task(
+            self._listen(session, control, waiting, caught_up), name="amqpjobs beat control"
+        )
         try:
+            if waiting:  # what was paused meanwhile publishes nothing
+                await self._wait_for(caught_up)
             await term.run()
         finally:
             await end_task(listening)
 
-    async def _listen(self, session: Session, control: Control) -> None:
-        """Serve commands; whatever is not served is left to the next term."""
+    async def _wait_for(self, caught_up: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with self._app.clock.timeout(CATCH_UP_WITHIN):
+                await caught_up.wait()
+
+    async def _listen(self, session: Session, control: Control, waiting: int, caught_up: asyncio.Event) -> None:
+        """Serve commands, and tell when so many are served; whatever is not served is left to the next term."""
+        served = 0
+
+        async def serve(delivery: Delivery) -> None:
+            nonlocal served
+            await control.serve(delivery)
+            served += 1
+            if served >= waiting:
+                caught_up.set()
+
         try:
-            await attend(session, self._app.topology.beat_control(self._app.name), control.serve)
+            await attend(session, self._app.topology.beat_control(self._app.name), serve)
         except Exception as error:
             session.fail(error)
 

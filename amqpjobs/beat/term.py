@@ -96,6 +96,7 @@ class Term:
         self._publishing = set[asyncio.Task[None]]()
         self._news = asyncio.Event()
         self._unkept = asyncio.Event()
+        self._is_filled = False
         self._is_stopping = False
         self._seen = clock.now()
 
@@ -122,8 +123,10 @@ class Term:
 
     def admit(self, scheduled: Scheduled) -> None:
         """Follow one more; the state has taken it up."""
-        self._push_next(self._enter(scheduled))
-        self._news.set()
+        entry = self._enter(scheduled)
+        if self._is_filled:  # else it is with the others
+            self._push_next(entry)
+            self._news.set()
 
     def dismiss(self, name: str) -> None:
         """Follow it no longer, if that was done; a tick that is just being published may still come."""
@@ -137,6 +140,7 @@ class Term:
         return entry
 
     async def _fill(self) -> None:
+        self._is_filled = True
         for entry in list(self._entries.values()):
             self._push_next(entry)
             if entry.number % BATCH == 0:

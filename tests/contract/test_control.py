@@ -96,7 +96,7 @@ async def test_what_is_asked_while_no_beat_runs_is_recorded_and_honoured_by_the_
 
     assert [each.verb for each in changed] == ["pause", "add", "trigger"]
     assert [each for each in stage.ids("tick") if each == triggered.job_id] == [triggered.job_id]
-    assert len(ticks) <= 1  # what was due before the command was read
+    assert ticks == []
     assert (before.leader, before.is_led) == (None, False)
 
 

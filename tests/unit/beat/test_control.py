@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,8 @@ class Bench:
         self.drafts = drafts_of(App("shop", settings=load_settings(), clock=self.clock))
 
     @asynccontextmanager
-    async def leading(self) -> AsyncGenerator[Control]:
+    async def leading(self, before: Callable[[Control], Awaitable[None]] | None = None) -> AsyncGenerator[Control]:
+        """`before` is done before the term runs."""
         state = state_from(self.paper) if self.paper.value else State()
         every = await followed("shop", self.declared, state, drafts=self.drafts, clock=self.clock, events=self.events)
         state.take_up(every, self.clock.now())
@@ -78,6 +79,8 @@ class Bench:
             trigger=self._trigger,
             keeper=self.paper,
         )
+        if before is not None:
+            await before(control)
         running = asyncio.create_task(term.run())
         await settle()
         yield control
@@ -148,6 +151,23 @@ async def test_pausing_and_resuming_often_publishes_no_tick_twice() -> None:
         await bench.clock.advance(30)
 
     assert bench.seconds("report") == [0, 10, 20, 30]
+
+
+async def test_what_is_said_before_the_term_runs_is_so_from_its_first_tick_on() -> None:
+    bench = Bench(REPORT, replace(REPORT, name="other"))
+
+    async def say(control: Control) -> None:
+        await bench.tell(control, Verb.PAUSE)
+        await bench.tell(control, Verb.PAUSE, "other")
+        await bench.tell(control, Verb.RESUME, "other")
+        await bench.tell(control, Verb.ADD, "extra", added=added_of(EXTRA))
+
+    async with bench.leading(say):
+        await bench.clock.advance(20)
+
+    assert bench.seconds("report") == []
+    assert bench.seconds("other") == [10, 20]
+    assert bench.seconds("extra") == [0, 10, 20]
 
 
 async def test_a_pause_outlives_a_deployment_without_the_schedule() -> None:
