@@ -85,7 +85,7 @@ async def test_what_is_asked_while_no_beat_runs_is_recorded_and_honoured_by_the_
             added = await desk.schedules.add("extra", every(0.2), job=job(stage, "extra"))
             triggered = await desk.schedules.trigger("tick")
             assert [each.is_done for each in (paused, added, triggered)] == [False, False, False]
-            assert await stage.broker.count(stage.control) == 3
+            await stage.broker.await_count(stage.control, 3)
             before = await desk.schedules.overview()
         app = stage.app()
         changed, published = watch(app.events, ScheduleChanged), watch(app.events, TickPublished)
@@ -190,7 +190,7 @@ async def test_what_is_no_command_is_told_and_the_next_command_is_done(stage: St
         await refused.until(4)
 
         assert change.is_done
-        assert await stage.broker.count(stage.control) == 0
+        await stage.broker.await_count(stage.control, 0)
 
 
 async def test_many_commands_at_once_are_all_done(stage: Stage) -> None:
@@ -230,7 +230,7 @@ async def test_commands_survive_leaders_that_are_cut_off_and_none_is_done_twice(
                     return set(triggered) <= set(stage.ids("tick"))
 
                 await eventually(all_ran)
-                assert await stage.broker.count(stage.control) == 0
+                await stage.broker.await_count(stage.control, 0)
 
     assert all(change.is_done for change in changes)
     doubles = [each for each in triggered if stage.ids("tick").count(each) > 1]

@@ -88,6 +88,7 @@ class Bench:
         await running
 
     async def _publish(self, scheduled: Scheduled, tick: Tick) -> None:
+        await asyncio.sleep(0)
         self.published.append((tick.schedule, (tick.instant - START).total_seconds()))
 
     async def _trigger(self, scheduled: Scheduled, job_id: str) -> None:
@@ -290,6 +291,18 @@ async def test_an_added_schedule_that_is_removed_and_added_again_makes_up_for_no
     assert bench.seconds("extra") == [0, 110]
 
 
+async def test_one_that_is_added_under_a_name_that_was_paused_long_ago_is_not_paused() -> None:
+    before = Bench(replace(REPORT, name="extra"))
+    async with before.leading() as control:
+        await before.tell(control, Verb.PAUSE, "extra")
+    bench = Bench(paper=before.paper, clock=before.clock)
+    async with bench.leading() as control:
+        await bench.tell(control, Verb.ADD, "extra", added=added_of(EXTRA))
+        await bench.clock.advance(10)
+
+    assert 10 in bench.seconds("extra")
+
+
 async def test_another_one_of_the_same_name_is_refused_unless_it_is_to_replace_it() -> None:
     bench, other = Bench(), added_of(replace(EXTRA, schedule=every(4)))
     async with bench.leading() as control:
@@ -372,7 +385,7 @@ HOSTILE = [
     b'{"verb":"add","name":"x","at":"2026-01-01T00:00:00Z"}',
     b'{"verb":"pause","name":"' + b"x" * 101 + b'","at":"2026-01-01T00:00:00Z"}',
     b"[" * 50_000 + b"]" * 50_000,
-    b" " * (LONGEST_COMMAND + 1),
+    b'{"verb":"pause","name":"report","at":"2026-01-01T00:00:00Z"}' + b" " * LONGEST_COMMAND,
 ]
 
 
@@ -395,6 +408,7 @@ BAD_SCHEDULES: list[dict[str, Any]] = [
     {"kind": "no kind"},
     {"payload": "no json"},
     {"payload": "[]"},
+    {"payload": json.dumps({"x": "y" * (LONGEST_ADDED + 100)})},
     {"exchange": "x" * 300},
     {"limit": 10**9},
     {"priority": 1000},
@@ -407,7 +421,7 @@ BAD_SCHEDULES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD_SCHEDULES, ids=str)
+@pytest.mark.parametrize("bad", BAD_SCHEDULES, ids=lambda bad: str(bad)[:40])
 async def test_a_schedule_that_cannot_be_followed_is_not_added(bad: dict[str, Any]) -> None:
     bench = Bench()
     good = added_of(EXTRA).data() | bad

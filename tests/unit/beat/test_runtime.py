@@ -37,7 +37,7 @@ def test_so_many_bytes_can_be_added_and_no_more_also_after_they_were_read_again(
     again = Runtime()
     again.merge({"added": runtime.added})
     again.merge({"added": {"0": None}})
-    again.merge({"added": {"0": runtime.added["0"]}})
+    again.add("fits", data("fits", LONGEST_ADDED - 200))
 
     for each in (runtime, again):
         with pytest.raises(ScheduleError, match=r"4,194,304 bytes together"):
