@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from amqpjobs.beat.every import at, every
     from amqpjobs.beat.refined import any_of
     from amqpjobs.beat.schedule import Schedule
+    from amqpjobs.beat.schedules import ScheduleChange, Schedules
+    from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus
     from amqpjobs.blocking import BlockingClient
     from amqpjobs.blocking_buffer import BlockingBuffer
     from amqpjobs.buffer import Buffer
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         InvalidArgumentsError,
         ProcessDiedError,
         RefusedError,
+        ScheduleError,
         SettingsError,
         TooLargeError,
         TopologyMismatchError,
@@ -58,6 +61,8 @@ _HOMES = {
     "beat.every": ["at", "every"],
     "beat.refined": ["any_of"],
     "beat.schedule": ["Schedule"],
+    "beat.schedules": ["ScheduleChange", "Schedules"],
+    "beat.status": ["ScheduleOverview", "ScheduleStatus"],
     "blocking": ["BlockingClient"],
     "blocking_buffer": ["BlockingBuffer"],
     "buffer": ["Buffer"],
@@ -79,6 +84,7 @@ _HOMES = {
         "InvalidArgumentsError",
         "ProcessDiedError",
         "RefusedError",
+        "ScheduleError",
         "SettingsError",
         "TooLargeError",
         "TopologyMismatchError",
@@ -126,6 +132,10 @@ __all__ = [  # noqa: RUF022  (by topic)
     "fixed",
     "linear",
     "Schedule",
+    "ScheduleChange",
+    "ScheduleOverview",
+    "ScheduleStatus",
+    "Schedules",
     "any_of",
     "at",
     "cron",
@@ -146,6 +156,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "InvalidArgumentsError",
     "ProcessDiedError",
     "RefusedError",
+    "ScheduleError",
     "SettingsError",
     "TooLargeError",
     "TopologyMismatchError",

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
 from amqpjobs.beat.plan import CATCH_UP, GRACE, OVERLAP_LIMIT, Misfire, Overlap, Scheduled, TickOptions
 from amqpjobs.beat.schedule import Schedule
+from amqpjobs.beat.schedules import Schedules
 from amqpjobs.buffer import Buffer
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock, Seconds, SystemClock, in_seconds
@@ -85,7 +86,8 @@ class App(Generic[S]):
 
     `name` is the service's own and its default queue's. `lifespan` is a function that
     returns an async context manager; what it yields is the state that handlers see. It runs
-    in workers only.
+    in workers only. `takes_schedules` lets it have beats although it declares no schedule, for
+    those that are added at runtime.
     """
 
     @overload
@@ -97,6 +99,7 @@ class App(Generic[S]):
         retry: RetryPolicy | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
+        takes_schedules: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -108,6 +111,7 @@ class App(Generic[S]):
         retry: RetryPolicy | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
+        takes_schedules: bool = False,
     ) -> None: ...
 
     def __init__(
@@ -119,6 +123,7 @@ class App(Generic[S]):
         retry: RetryPolicy | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
+        takes_schedules: bool = False,
     ) -> None:
         self.name = check_name(name, "The name of an app,")
         self.events = Events()
@@ -131,6 +136,8 @@ class App(Generic[S]):
         self.run_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
         self._scheduled: dict[str, Scheduled] = {}
+        self._schedules = Schedules(self, self._scheduled, self._client)
+        self._takes_schedules = takes_schedules
         self._lifespan = lifespan
         self._settings = settings
         self._topology: Topology | None = None
@@ -156,13 +163,18 @@ class App(Generic[S]):
         return self.registry.queues(self._queues)
 
     @property
-    def schedules(self) -> Sequence[Scheduled]:
-        """What this app schedules, in the order it was declared."""
-        return list(self._scheduled.values())
+    def schedules(self) -> Schedules:
+        """What this app declares to be scheduled, in order; and what sees and changes schedules at runtime."""
+        return self._schedules
+
+    @property
+    def has_beats(self) -> bool:
+        """Whether it has schedules, or takes some at runtime."""
+        return self._takes_schedules or bool(self._scheduled)
 
     def plan(self) -> Plan:
-        """The app's own part of the topology: its workers', and its beats' if it has schedules."""
-        beats = [self.topology.beat(self.name)] if self.schedules else []
+        """The app's own part of the topology: its workers', and its beats' if it has any."""
+        beats = [self.topology.beat(self.name)] if self.has_beats else []
         return together([self.work_plan(), *beats])
 
     def work_plan(self) -> Plan:

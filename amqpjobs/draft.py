@@ -3,6 +3,7 @@
 It needs no connection, so whoever enqueues later can learn now whether that is possible at all.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -12,12 +13,25 @@ from amqpjobs.codec import check_headers, encode
 from amqpjobs.context import current_context
 from amqpjobs.envelope import Envelope, new_id
 from amqpjobs.handle import EnqueueOptions
-from amqpjobs.job import Job, check_name, hint, options_of, payload_of
+from amqpjobs.job import Job, JobOptions, check_name, hint, options_of, payload_of
 from amqpjobs.settings import Settings
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology
 from amqpjobs.wire import Publication
 
 _OPTIONS = tuple(EnqueueOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenJob:
+    """A job as it goes over the wire, with what its class says of the enqueue; the class itself need not be known."""
+
+    payload: bytes
+    options: JobOptions
+
+
+def written(job: Job[Any]) -> WrittenJob:
+    """Raises what pydantic raises about what it cannot write."""
+    return WrittenJob(payload_of(job), options_of(type(job)))
 
 
 class Drafts:
@@ -29,15 +43,18 @@ class Drafts:
         self._topology = topology
         self._clock = clock
 
-    def check(self, job: Job[Any], options: EnqueueOptions) -> None:
+    def check(self, job: Job[Any] | WrittenJob, options: EnqueueOptions) -> None:
         """Raise what an enqueue raises before it needs the broker. Middlewares are not asked."""
         publication = self.publication(self.envelope(job, options))
         check_size(publication, self._settings.max_body)
 
-    def envelope(self, job: Job[Any], options: EnqueueOptions) -> Envelope:
+    def envelope(self, job: Job[Any] | WrittenJob, options: EnqueueOptions) -> Envelope:
         """Raises TypeError, ValueError, DefinitionError or TooLargeError for what cannot be."""
         _check_options(options)
-        own, now = options_of(type(job)), self._clock.now()
+        own, payload = (
+            (job.options, job.payload) if isinstance(job, WrittenJob) else (options_of(type(job)), payload_of(job))
+        )
+        now = self._clock.now()
         expires = _first(options.get("expires"), own.expires)
         timeout = options.get("timeout")
         headers = dict(own.headers) | dict(options.get("headers") or {})
@@ -47,7 +64,7 @@ class Drafts:
         job_id = options.get("job_id") or new_id()
         return Envelope(
             kind=own.kind,
-            payload=payload_of(job),
+            payload=payload,
             job_id=job_id,
             exchange=own.exchange,
             queue=options.get("queue") or own.queue,

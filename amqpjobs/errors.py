@@ -7,6 +7,7 @@ AmqpJobsError
 ├─ EnqueueError      UnroutableError, UnconfirmedError, RefusedError, TooLargeError, EnqueueTimeoutError,
 │                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each),
 │                    BufferFullError, FlushError (some jobs of a buffer; holds an EnqueueError for each)
+├─ ScheduleError     a beat did not do what it was told about a schedule
 ├─ ProcessDiedError  the process of a job's handler crashed or was killed
 └─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
 
@@ -135,6 +136,10 @@ class FlushError(EnqueueError):
             f"{len(ids)} jobs of the buffer are not confirmed: {', '.join(ids[:SHOWN_IDS])}{more}. "
             f"The first: {self.errors[0]}"
         )
+
+
+class ScheduleError(AmqpJobsError):
+    """A beat refused to add, remove, pause, resume or trigger a schedule, or could not."""
 
 
 class ProcessDiedError(AmqpJobsError):

@@ -362,6 +362,41 @@ class StateNotKept(Event):
     pause: float
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleChanged(Event):
+    """The leader did what it was told, and has written it down.
+
+    `verb` is add, remove, pause, resume or trigger; `by` is who asked, as they call themselves; `job_id` is that of
+    a triggered job.
+    """
+
+    app: str
+    schedule: str
+    verb: str
+    by: str
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRefused(Event):
+    """The leader did not do what it was told. `verb` and `schedule` are "" where the command could not be read."""
+
+    app: str
+    schedule: str
+    verb: str
+    by: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleLeftOut(Event):
+    """A schedule that was added at runtime is kept, and not followed by this beat."""
+
+    app: str
+    schedule: str
+    problem: str
+
+
 E = TypeVar("E", bound=Event)
 
 

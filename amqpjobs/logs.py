@@ -35,7 +35,10 @@ from amqpjobs.events import (
     Reloading,
     RunNotTold,
     RunPresumedOver,
+    ScheduleChanged,
     ScheduleFailed,
+    ScheduleLeftOut,
+    ScheduleRefused,
     SettleFailed,
     StateNotKept,
     SupervisorStopping,
@@ -122,6 +125,9 @@ def log_events(events: Events) -> None:
     events.subscribe(TickDropped, _tick_dropped)
     events.subscribe(RunNotTold, _run_not_told)
     events.subscribe(ScheduleFailed, _schedule_failed)
+    events.subscribe(ScheduleChanged, _schedule_changed)
+    events.subscribe(ScheduleRefused, _schedule_refused)
+    events.subscribe(ScheduleLeftOut, _schedule_left_out)
     events.subscribe(ClockWentBack, _clock_went_back)
     events.subscribe(StateNotKept, _state_not_kept)
 
@@ -384,6 +390,21 @@ def _run_not_told(event: RunNotTold) -> None:
 def _schedule_failed(event: ScheduleFailed) -> None:
     extra = {"schedule": event.schedule, "pause": event.pause, "error": _error(event.error)}
     _log.error("a schedule cannot say when it is due", extra=extra, exc_info=event.error)
+
+
+def _schedule_changed(event: ScheduleChanged) -> None:
+    extra = {"app": event.app, "schedule": event.schedule, "verb": event.verb, "by": event.by}
+    _log.info("a schedule was changed", extra={**extra, "job_id": event.job_id})
+
+
+def _schedule_refused(event: ScheduleRefused) -> None:
+    extra = {"app": event.app, "schedule": event.schedule, "verb": event.verb, "by": event.by}
+    _log.warning("a command about a schedule was refused", extra={**extra, "error": event.problem})
+
+
+def _schedule_left_out(event: ScheduleLeftOut) -> None:
+    extra = {"app": event.app, "schedule": event.schedule, "error": event.problem}
+    _log.warning("an added schedule is not followed", extra=extra)
 
 
 def _clock_went_back(event: ClockWentBack) -> None:

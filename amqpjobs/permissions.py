@@ -27,6 +27,8 @@ class Role(StrEnum):
     WORKER = "worker"
     #: Publishes the ticks of schedules.
     BEAT = "beat"
+    #: Sees schedules and changes them at runtime.
+    SCHEDULER = "scheduler"
     #: Looks after dead letters, unroutable and parked jobs; a person, most often.
     OPERATOR = "operator"
     #: Looks at dead letters, unroutable and parked jobs, and changes nothing.
@@ -77,13 +79,20 @@ def worker_permissions(
 def beat_permissions(topology: Topology, app: str, exchanges: Iterable[str], *, declares: bool) -> Permissions:
     """To lead the beats of an app, and to enqueue to these exchanges ("" is the namespace's own)."""
     plan = topology.beat(app)
-    leading = Permissions(
-        write=frozenset([topology.beats]),
-        read=frozenset([topology.beat_lease(app), topology.beat_register(app), topology.beat_runs(app)]),
-    )
+    leading = Permissions(write=frozenset([topology.beats]), read=frozenset(each.name for each in plan.queues))
     # It reads its queues and writes to their exchange anyway, and so may see them.
     there = deployer_permissions(topology, plan) if declares else _seeing(topology, Plan())
     return _enqueueing(topology, exchanges) | leading | there
+
+
+def scheduler_permissions(topology: Topology, app: str, *, declares: bool) -> Permissions:
+    """To see the schedules of an app, and to command its beats; not to take a command away, nor to lead.
+
+    Who reads what beats remember writes a fence there, and could write more.
+    """
+    plan = topology.beat(app)
+    commanding = Permissions(write=frozenset([topology.beats]), read=frozenset([topology.beat_register(app)]))
+    return commanding | _seeing(topology, plan) | (deployer_permissions(topology, plan) if declares else NOTHING)
 
 
 def operator_permissions(topology: Topology, queues: Iterable[Queue], exchanges: Iterable[str]) -> Permissions:

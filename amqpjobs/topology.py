@@ -40,11 +40,13 @@ LONGEST_CONSUMER_TIMEOUT = (2**32 - 1) // 1000
 #: Tokens that wait in a lease, the newest; they tell only that somebody is there.
 LEASE_LENGTH = 100
 #: Bytes a register keeps, and those of a segment, the piece in which it lets go of old ones.
-REGISTER_BYTES = 16 * 1024 * 1024
+REGISTER_BYTES = 32 * 1024 * 1024
 REGISTER_SEGMENT = 2 * 1024 * 1024
 #: The same of the notices of ticks' runs, some 200 bytes each.
 RUNS_BYTES = 16 * 1024 * 1024
 RUNS_SEGMENT = 2 * 1024 * 1024
+#: Commands that may wait for a beat, and their bytes; more are refused, not dropped.
+CONTROL_LENGTH, CONTROL_BYTES = 20_000, 64 * 1024 * 1024
 
 Arguments = Mapping[str, str | int | bool]
 QueueType = Literal["quorum", "classic"]
@@ -169,7 +171,7 @@ class Topology:
         self.due = f"{namespace}.due.v1"
         self.unroutable = f"{namespace}.unroutable.v1"
         self.parked = f"{namespace}.parked.v1"
-        #: Of its own, so that who may enqueue cannot write into leases and registers.
+        #: Of its own, so that who may enqueue cannot write into leases and registers, nor command a beat.
         self.beats = f"{namespace}.beat.v1"
         #: Declared last: who finds it finds all of `infrastructure`.
         self.marker = ExchangeSpec(name=f"{namespace}.ready.v1", type="fanout")
@@ -188,6 +190,9 @@ class Topology:
 
     def beat_runs(self, app: str) -> str:
         return f"{self.jobs}.beat.runs.v1.{app}"
+
+    def beat_control(self, app: str) -> str:
+        return f"{self.jobs}.beat.control.v1.{app}"
 
     def level(self, number: int) -> str:
         return f"{self.jobs}.delay.v1.{number:02}"
@@ -212,6 +217,9 @@ class Topology:
     def to_beat_runs(self, app: str) -> Route:
         """Through the exchange that each worker may write to anyway; it is there also where no beat ever was."""
         return Route(exchange=self.queues, key=self.beat_runs(app))
+
+    def to_beat_control(self, app: str) -> Route:
+        return Route(exchange=self.beats, key=self.beat_control(app))
 
     def to_parked(self) -> Route:
         return Route(exchange=self.queues, key=self.parked)
@@ -270,17 +278,18 @@ class Topology:
         )
 
     def beat(self, app: str) -> Plan:
-        """What the beats of an app share: who leads, what they remember, and what they are told of runs."""
-        lease, register, runs = self.beat_lease(app), self.beat_register(app), self.beat_runs(app)
+        """What the beats of an app share: who leads, what they remember, and what they are told, of runs too."""
+        own = {
+            self.beat_lease(app): _LEASE,
+            self.beat_register(app): _REGISTER,
+            self.beat_control(app): _CONTROL,
+        }
+        runs = self.beat_runs(app)
         return Plan(
             exchanges=[ExchangeSpec(name=self.beats, type="direct")],
-            queues=[
-                QueueSpec(name=lease, arguments=_LEASE),
-                QueueSpec(name=register, arguments=_REGISTER),
-                QueueSpec(name=runs, arguments=_RUNS),
-            ],
+            queues=[QueueSpec(name=name, arguments=arguments) for name, arguments in {**own, runs: _RUNS}.items()],
             bindings=[
-                *(Binding(source=self.beats, destination=name, key=name) for name in (lease, register)),
+                *(Binding(source=self.beats, destination=name, key=name) for name in own),
                 Binding(source=self.queues, destination=runs, key=runs),
             ],
         )
@@ -366,6 +375,13 @@ _RUNS: Arguments = {
     "x-queue-type": "stream",
     "x-max-length-bytes": RUNS_BYTES,
     "x-stream-max-segment-size-bytes": RUNS_SEGMENT,
+}
+#: No dead-lettering: a command that cannot be read is told, and gone.
+_CONTROL: Arguments = {
+    **_QUORUM,
+    "x-max-length": CONTROL_LENGTH,
+    "x-max-length-bytes": CONTROL_BYTES,
+    "x-overflow": "reject-publish",
 }
 #: All three are needed, or dead-lettering silently becomes at-most-once.
 _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}

@@ -137,6 +137,6 @@ async def _sweep(url: str) -> None:
         for app in (*services, *scheduling):
             await broker.delete_queue(f"amqpjobs.queue.{app}")
             await broker.delete_queue(f"amqpjobs.dead.{app}")
-        for queue in ("lease", "register", "runs"):
+        for queue in ("lease", "register", "control", "runs"):
             for app in scheduling:
                 await broker.delete_queue(f"amqpjobs.beat.{queue}.v1.{app}")

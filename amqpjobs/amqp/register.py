@@ -11,7 +11,8 @@ stream is read.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -74,7 +75,7 @@ class Register:
     async def write(self, value: bytes) -> None:
         """Replace the value; returns when that is confirmed. Callers bound the wait.
 
-        Raises TooLargeError above 4 MiB, and what `Publisher.send` raises: then nobody can tell
+        Raises TooLargeError above 8 MiB, and what `Publisher.send` raises: then nobody can tell
         whether it is written.
         """
         self._since = 0
@@ -84,6 +85,21 @@ class Register:
         """Add a change to the value that was written here; as `write` otherwise."""
         self._since += 1
         await self._append(_CHANGE, change)
+
+    @asynccontextmanager
+    async def followed(self, on_entry: Callable[[bytes], None], on_end: Callable[[], None]) -> AsyncGenerator[None]:
+        """Call `on_entry` with each value and change that is written from now on, and some that were before.
+
+        `on_end` is called when nothing more will come, also at the end of the block. Raises what `read` raises.
+        """
+        try:
+            async with self._session.scratch() as channel:
+                closing = cast("asyncio.Future[object]", channel.closing)  # pyright: ignore[reportUnknownMemberType]
+                closing.add_done_callback(lambda _: on_end())
+                await self._consume(channel, "last", _Follower(on_entry))
+                yield
+        except CLIENT_ERRORS as error:
+            raise BrokerUnavailableError(f"The register {self._queue!r} could not be read: {error!r}.") from error
 
     async def _read(self) -> Record:
         tail = await self._tail("last")
@@ -105,7 +121,7 @@ class Register:
             raise BrokerUnavailableError(f"The register {self._queue!r} was not read to its end: the channel closed.")
         return tail
 
-    async def _consume(self, channel: Channel, start: str | int, tail: "_Tail") -> None:
+    async def _consume(self, channel: Channel, start: str | int, tail: "_Tail | _Follower") -> None:
         async def arrived(message: DeliveredMessage) -> None:
             if tail.take(message) % (WINDOW // 2) == 0 and not channel.is_closed:
                 tag = cast("aiormq.spec.Basic.Deliver", message.delivery).delivery_tag
@@ -126,6 +142,21 @@ class Register:
         await self._publisher.send(
             Publication(exchange=self._route.exchange, routing_key=self._route.key, body=body, properties=properties)
         )
+
+
+class _Follower:
+    """Hands on what it gets, fences left out."""
+
+    def __init__(self, on_entry: Callable[[bytes], None]) -> None:
+        self._on_entry = on_entry
+        self._count = 0
+
+    def take(self, message: DeliveredMessage) -> int:
+        """How many messages that makes."""
+        self._count += 1
+        if message.header.properties.message_type in (_VALUE, _CHANGE):
+            self._on_entry(message.body)
+        return self._count
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ perhaps the same beat, reads from the register how far the last one came.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -14,12 +15,15 @@ from typing import Protocol, Self, cast
 
 from amqpjobs.amqp.connection import Link, OneSession, Session
 from amqpjobs.amqp.declare import Declarer
+from amqpjobs.amqp.inbox import attend
 from amqpjobs.amqp.lease import Lease
 from amqpjobs.amqp.publisher import Publisher
 from amqpjobs.amqp.register import Register
 from amqpjobs.amqp.runs import Runs
+from amqpjobs.beat.control import Control, followed
 from amqpjobs.beat.plan import Scheduled, Tick
 from amqpjobs.beat.runs import Ends
+from amqpjobs.beat.runtime import Leader
 from amqpjobs.beat.state import State, state_from
 from amqpjobs.beat.term import KEEP_WITHIN, NAP, Term
 from amqpjobs.client import Client
@@ -29,6 +33,8 @@ from amqpjobs.errors import AmqpJobsError, BrokerError, EnqueueTimeoutError
 from amqpjobs.events import BeatDeposed, BeatLeading, BeatStarted, Events
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.producer import Producing, drafts_of
+from amqpjobs.settings import host_name
+from amqpjobs.wire import Delivery
 
 #: Seconds between heartbeats, unless the setting asks for less.
 HEARTBEAT = 2
@@ -38,6 +44,8 @@ SILENCE = 3
 PAUSE = 1.0
 #: Seconds that a leader who is asked to stop has for the ticks on their way, and for writing them down.
 LAST_WORDS = 20.0
+#: Seconds for which a new leader's ticks wait for the commands that had waited for it.
+CATCH_UP_WITHIN = 5.0
 
 
 class Beating(Producing, Protocol):
@@ -161,18 +169,24 @@ class Beat:
         app = self._app
         register = Register(session, app.topology.beat_register(app.name), app.topology.to_beat_register(app.name))
         state = await self._state_in(register)
-        begun = state.take_up(app.schedules, app.clock.now())
+        declared = app.schedules
+        every = await followed(app.name, declared, state, drafts=self._drafts, clock=app.clock, events=app.events)
+        begun = state.take_up(every, app.clock.now())
+        state.runtime.lead(Leader(host_name(), os.getpid(), app.clock.now()))
         # Before the first tick, so that whoever comes next has the same anchors.
         async with app.clock.timeout(KEEP_WITHIN):
             await state.keep(register)
-        client, ends = self._client_on(session), Ends(app.schedules, state)
+        client, ends = self._client_on(session), Ends(every, state)
 
         async def publish(scheduled: Scheduled, tick: Tick) -> None:
-            await self._publish(client, scheduled, tick)
+            await self._publish(client, scheduled, tick.job_id, tick)
 
-        self._term = Term(
+        async def trigger(scheduled: Scheduled, job_id: str) -> None:
+            await self._publish(client, scheduled, job_id)
+
+        self._term = term = Term(
             app.name,
-            app.schedules,
+            [each for each in every if each.name not in state.runtime.paused],
             state,
             clock=app.clock,
             events=app.events,
@@ -183,18 +197,58 @@ class Beat:
         )
         if self._stop_asked.is_set():
             return
-        app.events.emit(BeatLeading(app.name, len(app.schedules), begun))
+        control = Control(
+            app.name,
+            declared,
+            every,
+            state,
+            term,
+            drafts=self._drafts,
+            clock=app.clock,
+            events=app.events,
+            trigger=trigger,
+            keeper=register,
+        )
+        queue, caught_up = app.topology.beat_control(app.name), asyncio.Event()
+        waiting = await self._declarer.count(session, queue) or 0
+        app.events.emit(BeatLeading(app.name, len(every), begun))
+        listening = asyncio.create_task(
+            self._listen(session, control, waiting, caught_up), name="amqpjobs beat control"
+        )
         following = asyncio.create_task(self._follow(session, ends), name="amqpjobs beat runs")
         try:
-            await self._term.run()
+            if waiting:  # what was paused meanwhile publishes nothing
+                await self._wait_for(caught_up)
+            await term.run()
         finally:
-            await end_task(following)
+            for task in (listening, following):
+                await end_task(task)
+
+    async def _wait_for(self, caught_up: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with self._app.clock.timeout(CATCH_UP_WITHIN):
+                await caught_up.wait()
+
+    async def _listen(self, session: Session, control: Control, waiting: int, caught_up: asyncio.Event) -> None:
+        """Serve commands, and tell when so many are served; whatever is not served is left to the next term."""
+        served = 0
+
+        async def serve(delivery: Delivery) -> None:
+            nonlocal served
+            await control.serve(delivery)
+            served += 1
+            if served >= waiting:
+                caught_up.set()
+
+        try:
+            await attend(session, self._app.topology.beat_control(self._app.name), serve)
+        except Exception as error:
+            session.fail(error)
 
     async def _follow(self, session: Session, ends: Ends) -> None:
-        """Hear of runs, if a schedule asks for that; who cannot, leads no longer."""
+        """Hear of runs, as soon as a schedule asks for that; who cannot, leads no longer."""
         topology, name = self._app.topology, self._app.name
-        if not ends.is_wanted:
-            return
+        await ends.wanted.wait()
         runs = Runs(session, topology.beat_runs(name), topology.to_beat_runs(name))
         try:
             await runs.follow(ends.since(self._app.clock.now()), ends.take, ends.set_current)
@@ -226,17 +280,17 @@ class Beat:
             middlewares=app.enqueue_middlewares,
         )
 
-    async def _publish(self, client: Client, scheduled: Scheduled, tick: Tick) -> None:
+    async def _publish(self, client: Client, scheduled: Scheduled, job_id: str, tick: Tick | None = None) -> None:
         given, deadline = scheduled.options, self._app.settings.enqueue_timeout
-        options = cast("EnqueueOptions", {**given, "job_id": tick.job_id})
-        envelope = self._drafts.envelope(scheduled.job, options).evolve(
-            schedule=scheduled.name, copy=new_id(), doubt_since=tick.instant if tick.is_doubtful else None
-        )
+        options = cast("EnqueueOptions", {**given, "job_id": job_id})
+        envelope = self._drafts.envelope(scheduled.job, options).evolve(schedule=scheduled.name)
+        if tick is not None:
+            envelope = envelope.evolve(copy=new_id(), doubt_since=tick.instant if tick.is_doubtful else None)
         try:
             async with self._app.clock.timeout(deadline):
                 final = await client.passed(envelope)
                 await client.send(final, park=given.get("on_unroutable") == "park")
         except TimeoutError as error:
             raise EnqueueTimeoutError(
-                f"Tick {tick.job_id!r} was not confirmed within {deadline:g} s. {client.trouble}"
+                f"Tick {job_id!r} was not confirmed within {deadline:g} s. {client.trouble}"
             ) from error

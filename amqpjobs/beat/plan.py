@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict
 
 from amqpjobs.beat.schedule import RESOLUTION, Schedule, describe, find_next
 from amqpjobs.clock import Seconds
+from amqpjobs.draft import WrittenJob
 from amqpjobs.errors import DefinitionError
-from amqpjobs.job import Job, check_name, hint
+from amqpjobs.job import Job, JobOptions, check_name, hint, options_of
 from amqpjobs.wire import HeaderValue
 
 #: What is done about ticks that are more than the grace late.
@@ -73,11 +74,11 @@ def tick_of(job_id: str) -> Tick | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """A schedule of an app. Raises DefinitionError for what cannot be."""
+    """A schedule of an app, declared or added at runtime. Raises DefinitionError for what cannot be."""
 
     name: str
     schedule: Schedule
-    job: Job[Any]
+    job: Job[Any] | WrittenJob
     misfire: Misfire = "once"
     #: Ticks of misfire="all".
     limit: int = CATCH_UP
@@ -108,6 +109,11 @@ class Scheduled:
                 f"overlap_limit of schedule {self.name!r} must be more than 0 seconds and at most a year, "
                 f"not {self.overlap_limit!r}."
             )
+
+    @property
+    def job_options(self) -> JobOptions:
+        """What the class of its jobs says of them."""
+        return self.job.options if isinstance(self.job, WrittenJob) else options_of(type(self.job))
 
     @property
     def definition(self) -> str:

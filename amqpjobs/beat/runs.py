@@ -5,6 +5,7 @@ before. The first end of a tick's job counts, also where several services run it
 was started need not be published again, whoever did it.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
@@ -21,29 +22,40 @@ class Ends:
 
     def __init__(self, scheduled: Iterable[Scheduled], state: State) -> None:
         self._state = state
-        self._known: dict[str, dict[datetime, bool]] = {each.name: {} for each in scheduled if each.overlap != "allow"}
+        self._known = dict[str, dict[datetime, bool]]()
+        #: Set once any schedule asks.
+        self.wanted = asyncio.Event()
         #: Whether all was taken that was there when the term began.
         self.is_current = False
         self.on_current: Callable[[], object] = lambda: None
         self.on_end: Callable[[Tick], object] = lambda tick: None
+        for each in scheduled:
+            self.watch(each)
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether any schedule asks."""
-        return bool(self._known)
+    def is_behind(self) -> bool:
+        """Whether a schedule asks, and what was there before is not yet read."""
+        return self.wanted.is_set() and not self.is_current
+
+    def watch(self, scheduled: Scheduled) -> None:
+        """Hear of this one's runs, if its policy asks."""
+        if scheduled.overlap != "allow":
+            self._known.setdefault(scheduled.name, {})
+            self.wanted.set()
 
     def since(self, now: datetime) -> datetime:
         """From when on notices matter."""
-        runs = [self._state[name].run for name in self._known]
-        return min([now, *(run.since for run in runs if run is not None)])
+        marks = [self._state.get(name) for name in self._known]
+        return min([now, *(mark.run.since for mark in marks if mark is not None and mark.run is not None)])
 
     def take(self, notice: Notice) -> None:
         """A notice came."""
         tick = tick_of(notice.tick)
         known = None if tick is None else self._known.get(tick.schedule)
-        if tick is None or known is None:
+        mark = None if tick is None else self._state.get(tick.schedule)
+        if tick is None or known is None or mark is None:
             return
-        if tick.instant > self._state[tick.schedule].last and len(known) < REMEMBERED:
+        if tick.instant > mark.last and len(known) < REMEMBERED:
             known[tick.instant] = known.get(tick.instant, False) or notice.word is Word.ENDED
         if notice.word is Word.ENDED and self._state.end(tick.schedule, tick.instant):
             self.on_end(tick)

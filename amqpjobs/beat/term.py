@@ -77,6 +77,8 @@ class _Entry:
     is_waiting: bool = False
     #: Whether the last leader left a run open, so that ticks may have waited for its end.
     had_run: bool = False
+    #: Nothing of it is published any more.
+    is_out: bool = False
 
 
 class Term:
@@ -106,18 +108,15 @@ class Term:
         self._publish = publish
         self._keeper = keeper
         self._nap = nap
-        self._entries = [
-            _Entry(each, anchor(each.schedule, state[each.name].anchor, each.name), number)
-            for number, each in enumerate(scheduled)
-        ]
-        for entry in self._entries:
-            entry.had_run = state[entry.scheduled.name].open is not None
-        self._named = {each.scheduled.name: each for each in self._entries}
         self._ends = ends
         if ends is not None:
             ends.on_end, ends.on_current = self._ended, self._caught_up
         #: Those that cannot decide before all ends are known that were told before the term.
         self._parked: list[_Entry] = []
+        self._entries = dict[str, _Entry]()
+        self._numbers = count()
+        for each in scheduled:
+            self._enter(each)
         #: When to look at whom; the number decides among equals, since entries have no order.
         self._heap: list[tuple[datetime, int, int, _Entry]] = []
         self._turns = count(1)
@@ -125,15 +124,15 @@ class Term:
         self._news = asyncio.Event()
         self._unkept = asyncio.Event()
         self._is_stopping = False
-        self._is_filled = False
+        self._has_begun = self._is_filled = False
         self._is_writing = False
         self._seen = self._begun = clock.now()
 
     @property
     def is_busy(self) -> bool:
         """Whether ticks are on their way, or being written down: what goes on though no time passes."""
-        is_catching_up = self._ends is not None and self._ends.is_wanted and not self._ends.is_current
-        return bool(self._publishing) or self._is_writing or is_catching_up or not self._is_filled
+        is_behind = self._ends is not None and self._ends.is_behind
+        return bool(self._publishing) or self._is_writing or is_behind or not self._is_filled
 
     async def run(self) -> None:
         """Until `stop`; what is being published then is waited for, and written down."""
@@ -156,8 +155,30 @@ class Term:
         self._is_stopping = True
         self._news.set()
 
+    def admit(self, scheduled: Scheduled) -> None:
+        """Follow one more; the state has taken it up."""
+        entry = self._enter(scheduled)
+        if self._ends is not None:
+            self._ends.watch(scheduled)
+        if self._has_begun:  # else it is with the others
+            self._push_next(entry)
+            self._news.set()
+
+    def dismiss(self, name: str) -> None:
+        """Follow it no longer, if that was done; a tick that is just being published may still come."""
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            entry.is_out = True
+
+    def _enter(self, scheduled: Scheduled) -> _Entry:
+        name, mark = scheduled.name, self._state[scheduled.name]
+        anchored = anchor(scheduled.schedule, mark.anchor, name)
+        entry = self._entries[name] = _Entry(scheduled, anchored, next(self._numbers), had_run=mark.open is not None)
+        return entry
+
     async def _fill(self) -> None:
-        for entry in self._entries:
+        self._has_begun = True
+        for entry in list(self._entries.values()):
             self._push_next(entry)
             if entry.number % BATCH == 0:
                 await self._clock.sleep(0)
@@ -205,6 +226,8 @@ class Term:
 
     async def _fire(self, entry: _Entry) -> None:
         """Publish the next tick of a schedule, if one is due, and say when to look at it again."""
+        if entry.is_out:
+            return
         try:
             if entry.scheduled.overlap != "allow" and not self._passes(entry):
                 return
@@ -282,7 +305,7 @@ class Term:
         """Whether it was started already, and is settled by that. If not, its run begins."""
         has_started = self._ends is not None and self._ends.has_started(tick)
         if self._ends is None or not self._ends.has_ended(tick):
-            self._state.begin(tick.schedule, Run(tick.instant, self._clock.now()))
+            self._state.open(tick.schedule, Run(tick.instant, self._clock.now()))
         if has_started:
             self._tell(TickFound(tick.schedule, tick.instant, tick.job_id))
             self._pass_on(entry, tick)
@@ -298,7 +321,7 @@ class Term:
         """The run of a schedule's last tick is over."""
         self._tell(RunOver(tick.schedule, tick.instant))
         self._unkept.set()
-        entry = self._named.get(tick.schedule)
+        entry = self._entries.get(tick.schedule)
         if entry is not None and entry.is_waiting and entry.turn:
             self._push(entry, self._clock.now())
             self._news.set()
@@ -307,6 +330,7 @@ class Term:
         entry.ticks.popleft()
         entry.failures = 0
         self._settled(tick.schedule, tick.instant)
+        self._state.note_run(tick.schedule, tick.instant)
         if self._ends is not None:
             self._ends.settled(tick)
         self._push_next(entry)
@@ -328,6 +352,8 @@ class Term:
 
     def _push_next(self, entry: _Entry) -> None:
         """When it is due next, at once while it has more to publish, and never where it is never due."""
+        if entry.is_out:
+            return
         if entry.ticks:
             self._push(entry, self._clock.now())
             return

@@ -22,6 +22,7 @@ COMMANDS = {
     "contracts": "What job classes promise on the wire: write it down, and compare it.",
     "topology": "Exchanges, queues and bindings.",
     "broker": "A broker in memory, for development: behaves like RabbitMQ, needs no installation.",
+    "schedule": "List, preview, trigger, pause, resume, add and remove schedules.",
     "dead": "List, show, requeue, edit, purge, export and import dead letters.",
 }
 

@@ -35,10 +35,11 @@ def command(targets: tuple[str, ...]) -> int:
 
 def beats_of(apps: Sequence[App[Any]]) -> list[Beat]:
     """One for each service that has schedules. Raises UsageError when none has."""
-    beats = [Beat(app) for app in apps if app.schedules]
+    beats = [Beat(app) for app in apps if app.has_beats]
     if not beats:
         names = ", ".join(repr(app.name) for app in apps)
         raise click.UsageError(
-            f"{names} has no schedule. Declare one beside a job: @app.schedule(every(60), job=CleanUp())."
+            f"{names} has no schedule. Declare one beside a job: @app.schedule(every(60), job=CleanUp()). "
+            "For those that are added at runtime alone: App(…, takes_schedules=True)."
         )
     return beats

@@ -69,8 +69,7 @@ def describe(app: App[Any]) -> dict[str, Any]:
             for handler in app.registry.handlers
         ],
         "schedules": [
-            {"name": each.name, "kind": options_of(type(each.job)).kind, "schedule": each.definition}
-            for each in app.schedules
+            {"name": each.name, "kind": each.job_options.kind, "schedule": each.definition} for each in app.schedules
         ],
     }
 

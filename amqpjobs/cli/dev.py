@@ -220,6 +220,6 @@ def _work(apps: Sequence[App[Any]], link: Supervised, *, concurrency: int | None
     for app in apps:
         log_events(app.events)
     workers = [Worker(app, concurrency=concurrency, grace=grace) for app in apps]
-    beats = [Beat(app) for app in apps if app.schedules]
+    beats = [Beat(app) for app in apps if app.has_beats]
     cut_short = run_async(Shift(workers, apps[0].clock, Limits(), link, beside=beats).run())
     return UNCLEAN if cut_short else 0

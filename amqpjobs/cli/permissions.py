@@ -23,6 +23,7 @@ from amqpjobs.permissions import (
     operator_permissions,
     pattern,
     producer_permissions,
+    scheduler_permissions,
     worker_permissions,
 )
 from amqpjobs.settings import Settings, load_settings
@@ -40,7 +41,7 @@ Needed = dict[tuple[str, str], Permissions]
     "--declare/--no-declare",
     "declares",
     default=None,
-    help="A producer, worker or beat with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
+    help="A producer, worker, beat or scheduler with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the three regexes as JSON.")
 def permissions(role: str, targets: tuple[str, ...], user: str | None, declares: bool | None, as_json: bool) -> None:
@@ -49,9 +50,11 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
     A producer enqueues jobs of the TARGETs, which may be contracts. A worker works on their queues, and enqueues
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
     AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing. A beat publishes the ticks of
-    their schedules; a worker with --beat needs what both do.
+    their schedules; a worker with --beat needs what both do. A scheduler uses `amqpjobs schedule` on them, or the
+    same from Python, and enqueues nothing by itself.
 
-    An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, and may configure nothing. An
+    An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, `amqpjobs schedule` on their
+    schedules if they have any, and may configure nothing. An
     observer lists, shows and exports them, and may write nowhere. A deployer uses `amqpjobs topology check` and
     `apply`, and may read no job; `topology prune` takes configure on what it deletes, which no TARGET names.
 
@@ -81,7 +84,7 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
 
 
 def _needed(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
-    if declares is not None and role not in (Role.PRODUCER, Role.WORKER, Role.BEAT):
+    if declares is not None and role not in (Role.PRODUCER, Role.WORKER, Role.BEAT, Role.SCHEDULER):
         raise click.UsageError(
             "An operator or observer declares nothing and a deployer everything: leave out --[no-]declare."
         )
@@ -109,10 +112,14 @@ def _of_apps(role: Role, targets: Sequence[str], declares: bool | None) -> Neede
 def _of_app(role: Role, app: App[Any], declares: bool) -> Permissions:
     plan = app.plan()
     if role is Role.BEAT:
-        exchanges = {options_of(type(each.job)).exchange for each in app.schedules}
+        exchanges = {each.job_options.exchange for each in app.schedules}
         return beat_permissions(app.topology, app.name, exchanges, declares=declares)
+    if role is Role.SCHEDULER:
+        return scheduler_permissions(app.topology, app.name, declares=declares)
     if role is Role.OPERATOR:
-        return operator_permissions(app.topology, app.queues, [each.name for each in plan.exchanges])
+        changing = scheduler_permissions(app.topology, app.name, declares=False) if app.has_beats else NOTHING
+        exchanges = {each.name for each in plan.exchanges} - {app.topology.beats}
+        return operator_permissions(app.topology, app.queues, exchanges) | changing
     if role is Role.OBSERVER:
         return observer_permissions(app.topology, app.queues)
     if role is Role.DEPLOYER:

@@ -43,7 +43,7 @@ def command(words: tuple[str, ...], data: str | None, as_json: bool, park: bool,
     if not 1 <= len(names) <= 2 or words[: len(names)] != tuple(names):
         raise click.UsageError("Say [TARGET] KIND, then the fields: amqpjobs send services.email email.send to=…")
     app, contract = contract_of(names[-1], load_contracts(names[:-1]))
-    job = job_from(contract, _payload(contract, data, fields))
+    job = job_from(contract, payload_from(contract, data, fields))
     # The names of the options above are those of EnqueueOptions.
     options = cast("EnqueueOptions", {name: value for name, value in given.items() if value is not None})
     if park:
@@ -61,7 +61,8 @@ async def _send(app: App[Any], job: Job[Any], options: EnqueueOptions) -> JobHan
         return await app.enqueue(job, **options)
 
 
-def _payload(job: type[Job[Any]], data: str | None, fields: Sequence[str]) -> bytes:
+def payload_from(job: type[Job[Any]], data: str | None, fields: Sequence[str]) -> bytes:
+    """The payload that these words make. Raises UsageError."""
     values: dict[str, Any] = {}
     if data is not None:
         text = sys.stdin.read() if data == "-" else data

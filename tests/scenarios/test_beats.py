@@ -280,6 +280,7 @@ def test_a_beat_of_a_service_without_schedules_is_told_how_to_declare_one(shop: 
 
 async def sweep(url: str, name: str) -> None:
     async with plain_client(url) as broker:
-        queues = ("queue.{}", "dead.{}", "beat.lease.v1.{}", "beat.register.v1.{}", "beat.runs.v1.{}")
+        shared = ("lease", "register", "control", "runs")
+        queues = ("queue.{}", "dead.{}", *(f"beat.{each}.v1.{{}}" for each in shared))
         for queue in queues:
             await broker.delete_queue(f"{NAMESPACE}.{queue.format(name)}")

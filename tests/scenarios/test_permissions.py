@@ -38,6 +38,7 @@ from amqpjobs.permissions import (
     operator_permissions,
     pattern,
     producer_permissions,
+    scheduler_permissions,
     worker_permissions,
 )
 from amqpjobs.topology import Topology
@@ -251,8 +252,9 @@ async def test_a_beat_needs_what_is_printed_and_one_less_is_told(
         topology = as_user("").topology
         lease, register, runs = topology.beat_lease(name), topology.beat_register(name), topology.beat_runs(name)
         whole = beat_permissions(topology, name, [""], declares=False)
+        heard = topology.beat_control(name)
         lost = [
-            *(("read", queue) for queue in (lease, register, runs)),
+            *(("read", queue) for queue in (lease, register, heard, runs)),
             *(("write", exchange) for exchange in (topology.beats, topology.jobs)),
         ]
         users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
@@ -304,6 +306,55 @@ async def test_a_worker_looks_for_the_other_copy_of_a_tick_as_is_printed_and_one
             assert (len(one.ran), len(dropped), len(untold)) == ((1, 1, 0) if user == "worker" else (2, 0, 2))
 
         assert f"'{runs}'" in str(untold[0].error)
+
+
+async def test_a_scheduler_needs_what_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str], tmp_path: Path
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+
+        def as_user(user: str, *, declare: bool = False) -> App[None]:
+            one = service(bench, node, user, name, declare=declare, namespace=NAMESPACE)
+            one.app.schedule(Each(60), job=one.kind(), name="tick")
+            return one.app
+
+        owner = as_user("", declare=True)
+        topology = owner.topology
+        whole = scheduler_permissions(topology, name, declares=False)
+        lost = [("read", topology.beat_register(name)), ("write", topology.beats)]
+        users = {f"without {what} on {place}": without(whole, what, place) for what, place in lost}
+        first = scheduler_permissions(topology, name, declares=True)
+        await make_users(node, users | {"scheduler": whole, "first": first})
+        desk = shell(tmp_path, node, "scheduler", name)
+        printed = await typed(desk, "topology permissions scheduler service --no-declare --json")
+
+        recorded = await changes(as_user("first", declare=True))  # on a vhost where nothing is there yet
+        await declare_all(owner)
+        async with Beat(owner):
+            done = [await changes(as_user("scheduler", declare=declare)) for declare in (False, True)]
+            told = {place: await told_to_a_scheduler(as_user(f"without {what} on {place}")) for what, place in lost}
+
+    assert [json.loads(printed)[0][what] for what in ("configure", "write", "read")] == [
+        pattern(each) for each in (whole.configure, whole.write, whole.read)
+    ]
+    assert (recorded, done) == (False, [True, True])
+    for place, text in told.items():
+        assert f"'{place}'" in text, text
+
+
+async def changes(app: App[None]) -> bool:
+    """Whether a beat did it; to look works in any case."""
+    async with app:
+        await app.schedules.overview()
+        return (await app.schedules.pause("tick")).is_done
+
+
+async def told_to_a_scheduler(app: App[None]) -> str:
+    with pytest.raises((AccessRefusedError, EnqueueError)) as caught:
+        async with app:
+            await app.schedules.pause("tick")
+    return str(caught.value)
 
 
 async def leads(app: App[None]) -> Seen[TickPublished]:

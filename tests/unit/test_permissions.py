@@ -15,6 +15,7 @@ from amqpjobs.permissions import (
     operator_permissions,
     pattern,
     producer_permissions,
+    scheduler_permissions,
     worker_permissions,
 )
 from amqpjobs.topology import LEVELS, Plan, Queue, Subscription, Topology
@@ -88,7 +89,8 @@ def test_a_beat_reads_its_lease_its_register_and_its_runs_and_no_job() -> None:
     producer = producer_permissions(TOPOLOGY, [""], declares=False)
 
     assert beat.configure == frozenset()
-    assert beat.read == {"ns.beat.lease.v1.shop", "ns.beat.register.v1.shop", "ns.beat.runs.v1.shop"}
+    shared = ("lease", "register", "control", "runs")
+    assert beat.read == {f"ns.beat.{each}.v1.shop" for each in shared}
     assert beat.write == producer.write | {"ns.beat.v1"}
 
 
@@ -102,7 +104,17 @@ def test_a_producer_may_not_write_into_leases_and_registers() -> None:
         "ns.beat.lease.v1.shop",
         "ns.beat.register.v1.shop",
         "ns.beat.runs.v1.shop",
+        "ns.beat.control.v1.shop",
     }
+
+
+def test_a_scheduler_reads_what_beats_remember_and_enqueues_nothing() -> None:
+    scheduler = scheduler_permissions(TOPOLOGY, "shop", declares=False)
+
+    assert scheduler.configure == frozenset()
+    assert scheduler.read == {"ns.beat.register.v1.shop"}
+    assert "ns.beat.v1" in scheduler.write
+    assert not scheduler.write & {"ns", "ns.queues", TOPOLOGY.level(0)}
 
 
 def test_an_observer_reads_the_places_and_nothing_else() -> None:

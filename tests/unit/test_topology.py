@@ -192,14 +192,17 @@ def test_the_names_are_those_of_the_design() -> None:
 def test_what_the_beats_of_an_app_share_is_bound_to_an_exchange_of_its_own() -> None:
     plan = TOPOLOGY.beat("mail")
 
-    lease, register, runs = (queue.name for queue in plan.queues)
+    lease, register, control, runs = (queue.name for queue in plan.queues)
     assert [each.name for each in plan.exchanges] == ["amqpjobs.beat.v1"]
     assert (lease, register) == ("amqpjobs.beat.lease.v1.mail", "amqpjobs.beat.register.v1.mail")
+    assert control == "amqpjobs.beat.control.v1.mail"
     assert TOPOLOGY.to_beat_lease("mail") == Route(exchange="amqpjobs.beat.v1", key=lease)
     assert TOPOLOGY.to_beat_register("mail") == Route(exchange="amqpjobs.beat.v1", key=register)
+    assert TOPOLOGY.to_beat_control("mail") == Route(exchange="amqpjobs.beat.v1", key=control)
     assert [(each.source, each.destination, each.key) for each in plan.bindings] == [
         ("amqpjobs.beat.v1", lease, lease),
         ("amqpjobs.beat.v1", register, register),
+        ("amqpjobs.beat.v1", control, control),
         ("amqpjobs.queues", runs, runs),
     ]
 
@@ -210,13 +213,14 @@ def test_what_workers_tell_beats_goes_where_workers_may_write_anyway() -> None:
 
 
 def test_a_lease_is_replicated_and_bounded_and_registers_and_runs_are_small_streams() -> None:
-    lease, register, runs = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
+    lease, register, control, runs = (queue.arguments for queue in TOPOLOGY.beat("mail").queues)
 
     assert (lease["x-queue-type"], lease["x-single-active-consumer"]) == ("quorum", True)
     assert (lease["x-delivery-limit"], lease["x-max-length"]) == (DELIVERY_LIMIT, LEASE_LENGTH)
     for stream in (register, runs):
         assert stream["x-queue-type"] == "stream"
         assert int(stream["x-stream-max-segment-size-bytes"]) < int(stream["x-max-length-bytes"])
+    assert (control["x-queue-type"], control["x-overflow"]) == ("quorum", "reject-publish")
 
 
 def test_routes_lead_where_they_say() -> None:

@@ -43,7 +43,7 @@ def each(
 
 
 def mark(last: float, run: float | None = None) -> Mark:
-    return Mark("print", START, at(last), None if run is None else Run(at(run), at(run)))
+    return Mark("print", START, at(last), run=None if run is None else Run(at(run), at(run)))
 
 
 def decide(scheduled: Scheduled, known: Mark, now: float, *, has_waited: bool = False) -> Verdict:
@@ -124,7 +124,7 @@ def test_a_tick_is_known_by_its_id_and_nothing_else_is_one() -> None:
 async def test_an_open_run_is_remembered_until_it_has_ended() -> None:
     state, paper = State(), Paper()
     state.take_up([each("skip")], START)
-    state.begin("report", Run(at(10), at(11)))
+    state.open("report", Run(at(10), at(11)))
     state.settle("report", at(10))
     await state.keep(paper)
     before = state_from(paper)["report"]
@@ -140,7 +140,7 @@ async def test_an_open_run_is_remembered_until_it_has_ended() -> None:
 async def test_a_changed_definition_keeps_the_open_run_and_one_that_allows_overlaps_forgets_it() -> None:
     state, paper = State(), Paper()
     state.take_up([each("skip")], START)
-    state.begin("report", Run(START, START))
+    state.open("report", Run(START, START))
     state.settle("report", START)
     await state.keep(paper)
     changed, allowing = state_from(paper), state_from(paper)

@@ -1,5 +1,6 @@
 """What beats remember, over redeployments, failed writes and clocks that were wrong."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,9 @@ import pytest
 
 from amqpjobs import Job
 from amqpjobs.beat.plan import Scheduled
+from amqpjobs.beat.runtime import Leader
 from amqpjobs.beat.state import AHEAD, KEPT, State, state_from
+from tests.support.clock import settle
 from tests.support.ticks import Each
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -135,6 +138,74 @@ async def test_after_a_write_that_failed_all_is_written() -> None:
     assert state_from(paper)["report"].last == NOW + SECOND
 
 
+async def test_the_last_run_outlives_a_change_of_definition() -> None:
+    state, paper = await kept(REPORT)
+    state.note_run("report", NOW)
+    await state.keep(paper)
+    again = state_from(paper)
+    again.take_up([replace(REPORT, schedule=Each(61))], NOW + SECOND)
+
+    assert again["report"].ran == NOW
+
+
+async def test_what_is_forgotten_begins_anew_when_it_comes_back() -> None:
+    state, paper = await kept(REPORT, OTHER)
+    state.forget("report")
+    await state.keep(paper)
+    again = state_from(paper)
+
+    assert paper.writes == ["write", "amend"]
+    assert (again.get("report"), again.get("other")) == (None, state["other"])
+    assert again.begin(REPORT, NOW + SECOND)
+
+
+async def test_what_was_said_at_runtime_is_read_again_from_a_value_and_from_changes() -> None:
+    state, paper = await kept(REPORT)
+    runtime = state.runtime
+    runtime.pause("report", NOW)
+    runtime.add("extra", {"name": "extra"})
+    runtime.add("gone", {"name": "gone"})
+    runtime.answer("1", "")
+    runtime.answer("2", "as asked")
+    runtime.lead(Leader("host", 7, NOW))
+    await state.keep(paper)
+    runtime.remove("gone")
+    await state.keep(paper)
+    amended = state_from(paper).runtime
+    whole = Paper()
+    await state_from(paper).keep(whole)
+    written = state_from(whole).runtime
+
+    for found in (amended, written):
+        assert found.paused == {"report": NOW}
+        assert found.added == {"extra": {"name": "extra"}}
+        assert found.answers == {"1": "", "2": "as asked"}
+        assert found.leader == Leader("host", 7, NOW)
+
+
+async def test_two_who_keep_at_once_write_one_after_the_other() -> None:
+    state, paper = await kept(REPORT)
+    gate, writing = asyncio.Event(), asyncio.Event()
+
+    class Slow(Paper):
+        async def amend(self, change: bytes) -> None:
+            writing.set()
+            await gate.wait()
+            await super().amend(change)
+
+    slow = Slow(paper.value)
+    state.runtime.pause("report", NOW)
+    first = asyncio.create_task(state.keep(slow))
+    await writing.wait()
+    second = asyncio.create_task(state.keep(slow))
+    await settle()
+    assert not second.done()  # what it would keep is being written, and may fail yet
+    gate.set()
+    await asyncio.gather(first, second)
+
+    assert slow.writes == ["amend"]
+
+
 async def test_with_nothing_new_nothing_is_written() -> None:
     state, paper = await kept(REPORT)
 
@@ -172,7 +243,20 @@ async def test_a_clock_that_is_a_little_behind_repeats_nothing() -> None:
     assert again["report"].last > NOW
 
 
-@pytest.mark.parametrize("body", [b"[]", b"x", b'{"report":[1]}', b'{"report":["a","b","c"]}', b"7"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"x",
+        b"7",
+        b'{"report":[1]}',
+        b'{"marks":{"report":[1]}}',
+        b'{"marks":{"report":["a","b","c",null]}}',
+        b'{"paused":{"report":1}}',
+        b'{"added":{"report":1}}',
+        b'{"leader":["host"]}',
+    ],
+)
 def test_what_no_beat_has_written_is_an_error(body: bytes) -> None:
     with pytest.raises((ValueError, TypeError, AttributeError)):
         state_from(Paper(body))
