@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -22,7 +23,7 @@ from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name, options_of
-from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
+from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware, SettleMiddleware
 from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
@@ -129,7 +130,12 @@ class App(Generic[S]):
         self.registry = Registry(name, retry, self._queues)
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
         self.run_middlewares: list[RunMiddleware] = []
+        #: Around what is told to the broker of a run; for observers of our own.
+        self.settle_middlewares: list[SettleMiddleware] = []
+        #: In the processes of handlers, where no others are.
+        self.inner_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
+        self._telemetry: dict[str, object] = {}
         self._scheduled: dict[str, Scheduled] = {}
         self._lifespan = lifespan
         self._settings = settings
@@ -288,6 +294,33 @@ class App(Generic[S]):
         self.effects.append(effect)
         return effect
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether it is traced."""
+        return bool(self._telemetry)
+
+    def observe(self, *, always: bool = False) -> None:
+        """Begin to trace what this app does, if somebody has set a tracer provider by now.
+
+        Whatever connects asks for it: the app when it is entered or first enqueues, a Worker, a
+        Beat, a BlockingClient. Without a provider nothing is done here, and nothing for a job.
+        `always` is for a child of a worker that is traced.
+        """
+        # Nobody has set a provider who has not loaded the module; loading it for nothing would take 40 ms.
+        if self._telemetry or not (always or "opentelemetry.trace" in sys.modules):
+            return
+        from amqpjobs.telemetry import is_wanted, telemetry_of
+
+        if not (always or is_wanted()):
+            return
+        made = telemetry_of(self)
+        # A dict's own method is atomic: a thread's client may connect at the same moment.
+        if self._telemetry.setdefault("made", made) is made:
+            self.enqueue_middlewares.insert(0, made.enqueue)
+            self.run_middlewares.insert(0, made.run)
+            self.settle_middlewares.insert(0, made.settle)
+            self.inner_middlewares.insert(0, made.run_inside)
+
     def on(self, event: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
         """Watch events of one class: `@app.on(JobEnded)`."""
 
@@ -360,6 +393,8 @@ class App(Generic[S]):
         self._settings, self._topology, self._own, self._lent = settings, None, None, None
         self.clock, self.chance = clock, chance
         self.enqueue_middlewares, self.run_middlewares = [*self.enqueue_middlewares], [*self.run_middlewares]
+        self.settle_middlewares, self.inner_middlewares = [*self.settle_middlewares], [*self.inner_middlewares]
+        self._telemetry = {**self._telemetry}
         try:
             yield
         finally:

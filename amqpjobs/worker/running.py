@@ -13,12 +13,12 @@ from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
 from amqpjobs.errors import TooLargeError, UnreadableError
 from amqpjobs.events import Events, JobEnded, MessageDied
+from amqpjobs.middleware import SettleNext
 from amqpjobs.outcome import Dead, DeadReason, Outcome, Returned
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.quarantine import Quarantine
 from amqpjobs.worker.run import Run
-from amqpjobs.worker.settle import Settler
 from amqpjobs.worker.severed import Severed
 from amqpjobs.worker.suspicion import Suspicion
 
@@ -33,7 +33,7 @@ class Running:
         *,
         clock: Clock,
         events: Events,
-        settler: Settler,
+        settle: SettleNext,
         execution: Execution,
         quarantine: Quarantine,
         suspicion: Suspicion,
@@ -44,7 +44,7 @@ class Running:
         """`limit` is how many runs may be remembered that have lost their delivery."""
         self._clock = clock
         self._events = events
-        self._settler = settler
+        self._settle_delivery = settle
         self._execution = execution
         self._quarantine = quarantine
         self._suspicion = suspicion
@@ -146,7 +146,7 @@ class Running:
         delivery = None
         while delivery is not run.delivery:  # else it came again in the meantime
             delivery = run.delivery
-            if await self._settler.settle(delivery, run.envelope, outcome):
+            if await self._settle_delivery(delivery, run.envelope, outcome):
                 self._tell(run, outcome)
                 return
         if not isinstance(outcome, Returned):  # that one is to be run again
