@@ -26,8 +26,8 @@ from amqpjobs.registry import Handler
 from amqpjobs.telemetry import names
 from amqpjobs.telemetry.carrier import adopted, link_to, origin_of, requeues_of, together_of
 from amqpjobs.telemetry.names import LinkType
-from amqpjobs.telemetry.outcomes import tell_outcome
-from amqpjobs.telemetry.spans import Attributes, Observed, identity, operation, taken_from, tell_error
+from amqpjobs.telemetry.outcomes import tell_outcome, tell_raised
+from amqpjobs.telemetry.spans import Attributes, Observed, identity, operation, taken_from
 from amqpjobs.telemetry.traceable import fields_of
 
 #: Of the attempts in one call of a batch handler.
@@ -64,8 +64,8 @@ class Attempts:
             outcome = await following(context)
             tell_outcome(span, outcome)
             return outcome
-        except BaseException as error:  # of a middleware; or somebody cancels it
-            tell_error(span, error)
+        except BaseException as error:  # of a middleware; or the worker stops
+            tell_raised(span, error)
             raise
         finally:
             contexts.detach(token)
@@ -85,7 +85,7 @@ class Attempts:
         try:
             yield
         except BaseException as error:
-            tell_error(span, error)
+            tell_raised(span, error)
             raise
         finally:
             contexts.detach(token)

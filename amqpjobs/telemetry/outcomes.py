@@ -3,10 +3,12 @@
 A failed attempt is an error whether it is tried again or not. Who snoozes, cancels or expires has not failed.
 """
 
+import asyncio
 from typing import assert_never
 
 from opentelemetry.trace import Span, Status, StatusCode
 
+from amqpjobs.clock import is_cancelled
 from amqpjobs.codec import RemoteError
 from amqpjobs.outcome import (
     OVERRAN,
@@ -21,7 +23,7 @@ from amqpjobs.outcome import (
     Snoozed,
 )
 from amqpjobs.telemetry import names
-from amqpjobs.telemetry.spans import Attributes, kind_of, tell_error, text
+from amqpjobs.telemetry.spans import Attributes, tell_error, text
 
 
 def tell_outcome(span: Span, outcome: Outcome) -> None:
@@ -49,17 +51,17 @@ def tell_outcome(span: Span, outcome: Outcome) -> None:
             assert_never(outcome)
 
 
+def tell_raised(span: Span, error: BaseException) -> None:
+    """A run that came to no outcome: it is cut short, or a middleware raised and the retry policy decides."""
+    if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        tell_outcome(span, Returned())
+    else:
+        tell_error(span, error)
+
+
 def word_of(outcome: Outcome) -> str:
     """`completed`, `retrying`, `snoozed`, `cancelled`, `expired`, `returned` or `dead`."""
     return type(outcome).__name__.lower()
-
-
-def error_type(outcome: Outcome) -> str | None:
-    """What went wrong, in one word."""
-    error = outcome.error if isinstance(outcome, Retrying | Dead) else None
-    if error is not None:
-        return kind_of(error)
-    return outcome.reason.value if isinstance(outcome, Dead) else None
 
 
 def _tell_failure(span: Span, error: BaseException | None) -> None:

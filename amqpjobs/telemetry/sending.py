@@ -21,7 +21,7 @@ from amqpjobs.middleware import EnqueueNext
 from amqpjobs.telemetry import names
 from amqpjobs.telemetry.carrier import carried, link_to, own_context
 from amqpjobs.telemetry.names import LinkType
-from amqpjobs.telemetry.spans import Attributes, Observed, identity, operation, same, sent_to, tell_error
+from amqpjobs.telemetry.spans import Attributes, Observed, delay_of, identity, operation, same, sent_to, tell_error
 
 #: Of a batch, links to contexts that its enqueuer has given the jobs himself.
 MOST_LINKS = 100
@@ -83,7 +83,7 @@ class Sending:
             links.append(link_to(self._schedule(envelope.schedule), LinkType.SCHEDULE))
             parent = Context()
         to = sent_to(envelope, self._app.topology)
-        with self._started(to, identity(envelope), links, parent) as started:
+        with self._started(to, identity(envelope) | delay_of(envelope), links, parent) as started:
             yield started
 
     @contextmanager

@@ -64,9 +64,14 @@ def identity(envelope: Envelope) -> Attributes:
     ):
         if text is not None:
             told[name] = _short(text)
-    if envelope.run_at is not None and envelope.enqueued_at is not None:
-        told[names.JOB_DELAY] = round((envelope.run_at - envelope.enqueued_at).total_seconds(), 3)
     return told
+
+
+def delay_of(envelope: Envelope) -> Attributes:
+    """For how long it is to wait. Only its enqueuer knows that well: on the wire `enqueued_at` has whole seconds."""
+    if envelope.run_at is None or envelope.enqueued_at is None:
+        return {}
+    return {names.JOB_DELAY: round((envelope.run_at - envelope.enqueued_at).total_seconds(), 3)}
 
 
 def sent_to(envelope: Envelope, topology: Topology) -> Attributes:
