@@ -6,21 +6,44 @@ not unset, attributes, events and links. What all have in common is checked whil
 """
 
 import asyncio
+import sys
 from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from logging import getLogger, makeLogRecord
 from textwrap import dedent
-from types import GenericAlias
-from typing import Any, cast
+from types import FrameType, GenericAlias
+from typing import Annotated, Any, cast
 
 import aio_pika
 import pytest
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
+from opentelemetry.trace import SpanContext, TraceFlags
+from pydantic import Field
 
-from amqpjobs import Batch, BatchContext, Beat, BlockingClient, Cancel, EnqueueManyError, Snooze, Worker
-from amqpjobs.context import JobContext
+from amqpjobs import (
+    Batch,
+    BatchContext,
+    Beat,
+    BlockingClient,
+    Cancel,
+    EnqueueManyError,
+    Job,
+    JobContext,
+    Snooze,
+    Traceable,
+    TraceIds,
+    Worker,
+)
+from amqpjobs.codec import loads
 from amqpjobs.deadletters import DeadLetters, dead_of
 from amqpjobs.errors import UnroutableError
+from amqpjobs.events import JobEnded
 from amqpjobs.job import options_of
-from tests.support.apps import Bench, Note, dead_queue, record, work_queue
+from amqpjobs.logs import log_events, set_up_logging
+from tests.support.apps import Bench, Note, dead_queue, record, watch, work_queue
 from tests.support.broker import Broker
 from tests.support.ticks import Each
 from tests.support.traces import Traces, traced
@@ -460,6 +483,215 @@ async def test_neither_payloads_nor_results_are_in_any_span(bench: Bench, traces
 
     assert "a-private-text" not in repr(traces.spans)
     assert "8765" not in repr([(each.attributes, each.events) for each in traces.spans]).replace("server.port", "")
+
+
+async def test_only_fields_that_are_marked_are_shown(bench: Bench, traces: Traces) -> None:
+    class Order(Job[None], kind=bench.unique()):
+        number: Annotated[int, Traceable()]
+        tags: Annotated[list[str], Traceable(), Field(alias="labels")]
+        note: str
+
+    app = bench.app()
+
+    @app.handler(Order)
+    async def handle(job: Order) -> None:
+        pass
+
+    async with Worker(app):
+        await app.enqueue(Order(number=7, labels=["x" * 400], note="private"))
+        [run] = await traces.until(1, "process")
+
+    shown = {name: value for name, value in run.attributes.items() if name.startswith("amqpjobs.job.field.")}
+    assert shown == {
+        "amqpjobs.job.field.number": 7,
+        "amqpjobs.job.field.tags": '["' + "x" * 253 + "…",
+    }
+
+
+async def test_exceptions_are_cut(bench: Bench, traces: Traces) -> None:
+    app, kind = bench.app(), bench.kind()
+
+    async def fail_at_length(job: Note, context: JobContext[Any]) -> None:
+        raise ValueError("x" * 100_000)
+
+    record(app, kind, fail_at_length, max_attempts=1)
+    async with Worker(app):
+        await app.enqueue(kind())
+        [run] = await traces.until(1, "process")
+
+    told = dict(run.events)["exception"]
+    assert len(str(told["exception.message"])) == 1_000 - len("ValueError: ")
+    assert len(str(told["exception.stacktrace"])) < 8_100
+    assert len(run.description) == 1_000
+
+
+@pytest.fixture
+def plain_propagator() -> Generator[None]:
+    usual = propagate.get_global_textmap()
+    propagate.set_global_textmap(Plain())
+    yield
+    propagate.set_global_textmap(usual)
+
+
+@pytest.mark.usefixtures("plain_propagator")
+async def test_whatever_propagator_is_configured_carries_the_context(bench: Bench, traces: Traces) -> None:
+    app, kind = bench.app(), bench.kind()
+    ran = record(app, kind, fail, max_attempts=2)
+
+    async with Worker(app):
+        await app.enqueue(kind())
+        sent, first, second = await traces.until(3)
+
+    assert set(ran[0].envelope.headers) == {"x-plain"}
+    assert {first.parent_id, second.parent_id} == {sent.span_id}
+    assert [to for to, _ in second.links] == [sent.span_id, first.span_id]
+
+
+class Plain(TextMapPropagator):
+    """A propagator of somebody's own."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
+        ids = (getter.get(carrier, "x-plain") or [""])[0].split("/")
+        if len(ids) < 2:
+            return context or Context()
+        span = SpanContext(int(ids[0]), int(ids[1]), is_remote=True, trace_flags=TraceFlags(1))
+        return trace.set_span_in_context(trace.NonRecordingSpan(span), context)
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
+        span = trace.get_current_span(context).get_span_context()
+        setter.set(carrier, "x-plain", f"{span.trace_id}/{span.span_id}")
+
+    @property
+    def fields(self) -> set[str]:
+        return {"x-plain"}
+
+
+# When there is a provider
+
+
+async def test_without_a_provider_no_call_of_opentelemetry_is_made_for_a_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = await calls_for(bench, jobs=20)
+    with traced(monkeypatch):
+        busy = await calls_for(bench, jobs=20)
+
+    assert idle == 0
+    assert busy > 20 * 10  # so the counter counts
+
+
+async def calls_for(bench: Bench, *, jobs: int) -> int:
+    """Calls into OpenTelemetry, or into our part that knows it, while jobs are enqueued, run and settled."""
+    app, kind = bench.app(), bench.kind()
+    ended = watch(app.events, JobEnded)
+    record(app, kind)
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        file = frame.f_code.co_filename
+        calls += event == "call" and ("/opentelemetry/" in file or "/amqpjobs/telemetry/" in file)
+
+    async with Worker(app):
+        sys.setprofile(count)
+        try:
+            for _ in range(jobs // 2):
+                await app.enqueue(kind())
+            await app.enqueue_many([kind() for _ in range(jobs // 2)])
+            await ended.until(jobs)
+        finally:
+            sys.setprofile(None)
+    return calls
+
+
+async def test_a_provider_may_be_set_until_the_app_connects(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, entered = bench.app(), bench.app()
+    kinds = [bench.kind(), bench.kind()]
+    record(built, kinds[0])
+    record(entered, kinds[1])
+
+    async with Worker(entered):
+        with traced(monkeypatch) as traces:
+            async with Worker(built):
+                await built.enqueue(kinds[0]())
+                await traces.until(2)
+            await entered.enqueue(kinds[1]())
+            seen = len(traces.spans)
+
+    assert (built.is_observed, entered.is_observed) == (True, False)
+    assert seen == 2
+
+
+async def test_an_app_is_traced_once_however_often_it_connects(bench: Bench, traces: Traces) -> None:
+    app, kind = bench.app(), bench.kind()
+    record(app, kind)
+
+    for _ in range(2):
+        async with app, Worker(app):
+            await app.enqueue(kind())
+        traces.clear()
+    async with Worker(app):
+        await app.enqueue(kind())
+        await traces.until(2)
+
+    assert len(traces.spans) == 2
+
+
+# Logs
+
+
+async def test_log_lines_carry_the_ids_of_their_attempt(
+    bench: Bench, traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, kind = bench.app(settings=bench.settings(log_format="json")), bench.kind()
+    stream = StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+
+    async def say(job: Note, context: JobContext[Any]) -> None:
+        context.log.info("said", extra={"colour": "teal"})
+        getLogger("shop").warning("warned")
+
+    record(app, kind, say)
+    log_events(app.events)
+    with logging_as_before():
+        set_up_logging(app.settings)
+        ended = watch(app.events, JobEnded)
+        async with Worker(app):
+            await app.enqueue(kind())
+            await ended.until(1)
+    lines = {line["message"]: line for line in map(loads, stream.getvalue().splitlines())}
+
+    [run] = traces.named("process")
+    for message in ("said", "warned", "completed"):
+        assert lines[message]["trace_id"] == f"{run.trace_id:032x}"
+        assert lines[message]["span_id"] == f"{run.span_id:016x}"
+    assert lines["said"]["colour"] == "teal"
+    assert "trace_id" not in lines["working"]
+
+
+@contextmanager
+def logging_as_before() -> Generator[None]:
+    root = getLogger()
+    kept = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(kept[0])
+        root.handlers[:] = kept[1]
+
+
+async def test_a_handler_of_ones_own_gets_the_ids_from_the_filter(bench: Bench, traces: Traces) -> None:
+    record_in_span, record_outside = (makeLogRecord({"msg": "hello"}) for _ in range(2))
+
+    with trace.get_tracer("shop").start_as_current_span("GET /") as span:
+        assert TraceIds().filter(record_in_span)
+    assert TraceIds().filter(record_outside)
+
+    assert vars(record_in_span)["span_id"] == f"{span.get_span_context().span_id:016x}"
+    assert not hasattr(record_outside, "trace_id")
+
+
+# Others' instrumentation
 
 
 async def test_nothing_that_is_sent_or_consumed_passes_what_contrib_instruments(
