@@ -69,7 +69,7 @@ def origin_of(envelope: Envelope) -> Origin:
     return Origin(
         context=context,
         enqueue=_span_in(context),
-        previous=_span_in(_W3C.extract({"traceparent": past} if isinstance(past, str) else {}, Context())),
+        previous=_past(past) if isinstance(past, str) else trace.INVALID_SPAN_CONTEXT,
     )
 
 
@@ -79,14 +79,16 @@ def link_to(span: SpanContext, what: LinkType) -> Link:
 
 def own_context(envelope: Envelope) -> SpanContext:
     """The one that its enqueuer has put into the headers himself; invalid where there is none."""
+    if not envelope.headers:
+        return trace.INVALID_SPAN_CONTEXT
     return _span_in(propagate.extract(envelope.headers, Context(), _TEXTS))
 
 
-def carried(envelope: Envelope, context: Context, *, together: int = 0) -> Envelope:
-    """With this context in its headers, unless its enqueuer has put one there."""
-    headers: dict[str, HeaderValue] = dict(envelope.headers)
-    if not own_context(envelope).is_valid:
-        headers |= _injected(context)
+def carried(envelope: Envelope, context: Context | None, *, together: int = 0) -> Envelope:
+    """With this context in its headers, if one is given; its attempts are still to come."""
+    headers: dict[str, HeaderValue] = {**envelope.headers, **({} if context is None else _injected(context))}
+    for name in (PREVIOUS, TOGETHER):  # of another job, whose headers its enqueuer has handed on
+        headers.pop(name, None)
     if together:
         headers[TOGETHER] = together
     return envelope.evolve(headers=headers)
@@ -116,6 +118,10 @@ def _injected(context: Context) -> dict[str, str]:
     headers = dict[str, str]()
     propagate.inject(headers, context)
     return headers
+
+
+def _past(traceparent: str) -> SpanContext:
+    return _span_in(_W3C.extract({"traceparent": traceparent}, Context()))
 
 
 def _span_in(context: Context) -> SpanContext:

@@ -50,9 +50,11 @@ class Sending:
     async def __call__(self, envelope: Envelope, following: EnqueueNext) -> Envelope:
         together = _together.get()
         if together is not None and envelope.job_id in together.job_ids:
-            return await following(carried(envelope, together.context, together=len(together.job_ids)))
-        with self._span(envelope) as (span, context):
-            final = await following(carried(envelope, context))
+            context = None if own_context(envelope).is_valid else together.context
+            return await following(carried(envelope, context, together=len(together.job_ids)))
+        given = own_context(envelope)
+        with self._span(envelope, given) as (span, context):
+            final = await following(carried(envelope, None if given.is_valid else context))
             if span.is_recording() and final.queue != envelope.queue:  # a middleware sent it elsewhere
                 span.set_attributes(sent_to(final, self._app.topology))
             return final
@@ -75,8 +77,7 @@ class Sending:
                 _together.reset(token)
 
     @contextmanager
-    def _span(self, envelope: Envelope) -> Generator[tuple[Span, Context]]:
-        given = own_context(envelope)
+    def _span(self, envelope: Envelope, given: SpanContext) -> Generator[tuple[Span, Context]]:
         links = [link_to(given, LinkType.ENQUEUE)] if given.is_valid else []
         parent = None
         if envelope.schedule is not None:

@@ -4,6 +4,7 @@ Texts and exceptions are cut. A payload is on none of them; of a job's fields on
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -46,7 +47,7 @@ def operation(name: str, what: str, settings: Settings) -> Attributes:
         names.OPERATION_NAME: name,
         names.OPERATION_TYPE: what,
     }
-    return told | _server(settings)
+    return told | _server(settings.url.get_secret_value())
 
 
 def identity(envelope: Envelope) -> Attributes:
@@ -118,10 +119,11 @@ def same(values: Sequence[Mapping[str, Value]]) -> Attributes:
     return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
 
 
-def _server(settings: Settings) -> Attributes:
-    if len(settings.urls) != 1:  # of a cluster, nobody here knows which
+@lru_cache(maxsize=8)
+def _server(url: str) -> Attributes:
+    if "," in url:  # of a cluster, nobody here knows which
         return {}
-    place = urlsplit(settings.urls[0])
+    place = urlsplit(url.strip())
     return {names.SERVER_ADDRESS: place.hostname or "", names.SERVER_PORT: place.port or _port(place.scheme)}
 
 
