@@ -11,6 +11,7 @@ Who comes to an end without an attempt, as what has expired or cannot be read, g
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -33,12 +34,22 @@ from amqpjobs.telemetry.traceable import fields_of
 #: Of the attempts in one call of a batch handler.
 MOST_LINKS = 100
 
-_last: ContextVar[SpanContext | None] = ContextVar("amqpjobs_last_attempt", default=None)
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    job_id: str
+    number: int
+    span: SpanContext
 
 
-def last_attempt() -> SpanContext | None:
-    """The attempt that ran in this task, also after its end."""
-    return _last.get()
+#: A task inherits that of the one that started it, so it is asked for by name.
+_last: ContextVar[_Attempt | None] = ContextVar("amqpjobs_last_attempt", default=None)
+
+
+def last_attempt(job_id: object, number: object) -> SpanContext | None:
+    """The span of this attempt if it ran in this task, also after its end."""
+    last = _last.get()
+    return last.span if last is not None and (last.job_id, last.number) == (job_id, number) else None
 
 
 class Attempts:
@@ -55,7 +66,7 @@ class Attempts:
         handler = self._app.registry.get(envelope.kind)
         about: Attributes = {names.JOB_ATTEMPT: context.attempt, names.JOB_MAX_ATTEMPTS: context.max_attempts}
         span, around = self._started(envelope, handler, about)
-        _last.set(span.get_span_context())
+        _last.set(_Attempt(envelope.job_id, envelope.attempt, span.get_span_context()))
         self._running[id(context)] = span
         token = contexts.attach(around)
         try:
@@ -97,6 +108,7 @@ class Attempts:
         span, _ = self._started(envelope, handler, {names.JOB_ATTEMPT: envelope.attempt})
         tell_outcome(span, outcome)
         span.end()
+        _last.set(_Attempt(envelope.job_id, envelope.attempt, span.get_span_context()))
         return span.get_span_context()
 
     def _started(self, envelope: Envelope, handler: Handler | None, about: Attributes) -> tuple[Span, Context]:

@@ -43,7 +43,7 @@ class Settling:
     async def __call__(
         self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome, following: SettleNext
     ) -> bool:
-        attempt = last_attempt()
+        attempt = None if envelope is None else last_attempt(envelope.job_id, envelope.attempt)
         if attempt is None and _never_ran(outcome):
             attempt = self._noted(delivery, envelope, outcome)
         if attempt is not None and envelope is not None and isinstance(outcome, Retrying | Snoozed | Dead):

@@ -32,6 +32,7 @@ from amqpjobs import (
     EnqueueManyError,
     Job,
     JobContext,
+    Queue,
     Snooze,
     Traceable,
     TraceIds,
@@ -44,7 +45,7 @@ from amqpjobs.events import JobEnded
 from amqpjobs.job import options_of
 from amqpjobs.logs import log_events, set_up_logging
 from tests.support.apps import Bench, Note, dead_queue, record, watch, work_queue
-from tests.support.broker import Broker
+from tests.support.broker import Broker, eventually
 from tests.support.ticks import Each
 from tests.support.traces import Traces, traced
 
@@ -305,6 +306,34 @@ async def test_a_message_that_is_no_job_and_one_of_an_unknown_kind_get_spans_too
     assert unknown.attributes["amqpjobs.job.dead_reason"] == "unknown_kind"
 
 
+async def test_a_job_that_never_ran_is_not_taken_for_the_one_that_ran_before_it(
+    bench: Bench, broker: Broker, traces: Traces
+) -> None:
+    name, kind, may_end = bench.unique(), bench.kind(), asyncio.Event()
+    app = bench.app(name, queues=[Queue(name, prefetch=10)])
+
+    async def wait(job: Note, context: JobContext[Any]) -> None:
+        await may_end.wait()
+
+    ran = record(app, kind, wait)
+    async with Worker(app, concurrency=1) as worker:
+
+        async def has_second() -> bool:
+            return worker.waiting == 1
+
+        await app.enqueue(kind(n=1))
+        await ran.until(1)
+        await broker.publish("tests", kind_of(kind), b'{"n": "none"}', kind=kind_of(kind))
+        await eventually(has_second)
+        may_end.set()  # the second one begins where the first one ends
+        first, second = await traces.until(2, "process")
+        [letter] = await broker.take(dead_queue(app), 1)
+
+    assert [each.attributes["amqpjobs.job.outcome"] for each in (first, second)] == ["completed", "dead"]
+    assert first.trace_id != second.trace_id
+    assert f"{second.span_id:016x}" in letter.text("amqpjobs.previous-traceparent")
+
+
 async def test_an_enqueue_that_fails_is_an_error(bench: Bench, traces: Traces) -> None:
     app, kind = bench.app(), bench.kind()
 
@@ -498,7 +527,7 @@ async def test_only_fields_that_are_marked_are_shown(bench: Bench, traces: Trace
         pass
 
     async with Worker(app):
-        await app.enqueue(Order(number=7, labels=["x" * 400], note="private"))
+        await app.enqueue(Order.model_validate({"number": 7, "labels": ["x" * 400], "note": "private"}))
         [run] = await traces.until(1, "process")
 
     shown = {name: value for name, value in run.attributes.items() if name.startswith("amqpjobs.job.field.")}
@@ -662,7 +691,7 @@ async def test_log_lines_carry_the_ids_of_their_attempt(
     lines = {line["message"]: line for line in map(loads, stream.getvalue().splitlines())}
 
     [run] = traces.named("process")
-    for message in ("said", "warned", "completed"):
+    for message in ("said", "warned", "completed"):  # the last one comes after the span
         assert lines[message]["trace_id"] == f"{run.trace_id:032x}"
         assert lines[message]["span_id"] == f"{run.span_id:016x}"
     assert lines["said"]["colour"] == "teal"

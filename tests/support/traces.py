@@ -140,7 +140,7 @@ class Sink:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            def log_message(self, *told: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class calls it so)
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
