@@ -41,6 +41,8 @@ J_co = TypeVar("J_co", bound=Job[Any], covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
 Lifespan = Callable[[], AbstractAsyncContextManager[S]]
+#: Where its providers are set.
+_OPENTELEMETRY = {"opentelemetry.trace", "opentelemetry.metrics"}
 
 
 class Runnable(Protocol[J_co, R_contra]):
@@ -296,30 +298,28 @@ class App(Generic[S]):
 
     @property
     def is_observed(self) -> bool:
-        """Whether it is traced."""
+        """Whether it is traced or measured."""
         return bool(self._telemetry)
 
     def observe(self, *, always: bool = False) -> None:
-        """Begin to trace what this app does, if somebody has set a tracer provider by now.
+        """Begin to trace and to measure what this app does, if somebody has set a provider for that by now.
 
         Whatever connects asks for it: the app when it is entered or first enqueues, a Worker, a
         Beat, a BlockingClient. Without a provider nothing is done here, and nothing for a job.
-        `always` is for a child of a worker that is traced.
+        `always` is for a child of a worker that is observed.
         """
-        # Nobody has set a provider who has not loaded the module; loading it for nothing would take 40 ms.
-        if self._telemetry or not (always or "opentelemetry.trace" in sys.modules):
+        # Nobody has set a provider who has not loaded its module; loading them for nothing would take 40 ms.
+        if self._telemetry or not (always or _OPENTELEMETRY & sys.modules.keys()):
             return
-        from amqpjobs.telemetry import is_wanted, telemetry_of
+        from amqpjobs.telemetry import telemetry_of
 
-        if not (always or is_wanted()):
-            return
-        made = telemetry_of(self)
+        made = telemetry_of(self, always=always)
         # A dict's own method is atomic: a thread's client may connect at the same moment.
-        if self._telemetry.setdefault("made", made) is made:
-            self.enqueue_middlewares.insert(0, made.enqueue)
-            self.run_middlewares.insert(0, made.run)
-            self.settle_middlewares.insert(0, made.settle)
-            self.inner_middlewares.insert(0, made.run_inside)
+        if made and self._telemetry.setdefault("made", made) is made:
+            self.enqueue_middlewares[:0] = made.enqueue
+            self.run_middlewares[:0] = made.run
+            self.settle_middlewares[:0] = made.settle
+            self.inner_middlewares[:0] = made.inner
 
     def on(self, event: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
         """Watch events of one class: `@app.on(JobEnded)`."""

@@ -125,6 +125,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "telemetry.traceable",
         "telemetry.outcomes",
         "telemetry.sending",
+        "telemetry.measures",
         "telemetry.attempts",
         "telemetry.settling",
         "telemetry.log_ids",

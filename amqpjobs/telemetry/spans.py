@@ -5,13 +5,12 @@ Texts and exceptions are cut. A payload is on none of them; of a job's fields on
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from opentelemetry import trace
-from opentelemetry.trace import Span, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, Status, StatusCode
 
+from amqpjobs.clock import Clock
 from amqpjobs.codec import RemoteError, clip, traceback_of, words_of
 from amqpjobs.envelope import Envelope
 from amqpjobs.registry import Registry
@@ -33,11 +32,8 @@ class Observed(Protocol):
     def settings(self) -> Settings: ...
     @property
     def topology(self) -> Topology: ...
-
-
-def our_tracer() -> Tracer:
-    """Of the provider that is set; of one that is set later, where there is none yet."""
-    return trace.get_tracer("amqpjobs", version("amqpjobs"), schema_url=names.SCHEMA_URL)
+    @property
+    def clock(self) -> Clock: ...
 
 
 def operation(name: str, what: str, settings: Settings) -> Attributes:

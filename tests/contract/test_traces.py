@@ -658,6 +658,7 @@ async def test_an_app_is_traced_once_however_often_it_connects(bench: Bench, tra
     for _ in range(2):
         async with app, Worker(app):
             await app.enqueue(kind())
+            await traces.until(2)
         traces.clear()
     async with Worker(app):
         await app.enqueue(kind())
