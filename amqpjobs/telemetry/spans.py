@@ -86,6 +86,8 @@ def taken_from(envelope: Envelope, topology: Topology) -> Attributes:
 
 def tell_error(span: Span, error: BaseException, kind: str | None = None) -> None:
     """The error as an event within bounds, and the span's status. `kind` is its class, where that is known better."""
+    if not span.is_recording():
+        return
     kind, words = kind or kind_of(error), _cut(words_of(error), names.LONGEST_WORDS)
     span.set_attribute(names.ERROR_TYPE, kind)
     span.set_status(Status(StatusCode.ERROR, words))

@@ -13,6 +13,7 @@ from opentelemetry import baggage, context
 
 from amqpjobs import Worker
 from amqpjobs.events import JobEnded
+from amqpjobs.job import options_of
 from amqpjobs.outcome import Completed
 from tests.support.apps import NAMESPACE, dead_queue, watch, work_queue
 from tests.support.broker import Broker
@@ -92,3 +93,18 @@ async def test_without_one_the_context_is_passed_on_all_the_same(
     [line] = [each for each in caplog.records if each.getMessage() == "in a process"]
     assert line.levelno == logging.WARNING
     assert (vars(line)["trace_id"], vars(line)["span_id"]) == (f"{outer.trace_id:032x}", f"{outer.span_id:016x}")
+
+
+async def test_the_span_of_a_suspect_is_made_in_the_process_it_runs_in(
+    load: Load, traces: Traces, broker: Broker
+) -> None:
+    home, kind = load(True), options_of(import_module(HOME).Inner).kind
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async with Worker(home.app):
+        await broker.publish(NAMESPACE, kind, kind=kind, headers={"amqpjobs-crashes": 1, "traceparent": parent})
+        [run] = await traces.until(1)
+
+    assert run.parent_id == 0xB7AD6B7169203331
+    assert run.attributes["amqpjobs.job.outcome"] == "completed"
+    assert run.pid not in (None, os.getpid())
