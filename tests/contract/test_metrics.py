@@ -199,7 +199,7 @@ NOW = datetime.now(UTC)
     ],
 )
 def test_any_other_id_tells_nothing_of_its_enqueue(changes: Mapping[str, Any]) -> None:
-    made = envelope(**{"job_id": new_id(), **changes})
+    made = envelope(job_id=new_id()).evolve(**changes)
 
     assert enqueued_at(made) == made.enqueued_at
 
