@@ -46,10 +46,11 @@ if TYPE_CHECKING:
         UnroutableError,
     )
     from amqpjobs.handle import BufferedJob, JobHandle
-    from amqpjobs.job import Job, upgrade
+    from amqpjobs.job import Job, Traceable, upgrade
     from amqpjobs.outcome import Cancel, Retry, Snooze
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
     from amqpjobs.settings import Settings
+    from amqpjobs.telemetry.log_ids import TraceIds
     from amqpjobs.topology import Queue
     from amqpjobs.worker import Worker
 
@@ -93,10 +94,11 @@ _HOMES = {
         "UnroutableError",
     ],
     "handle": ["BufferedJob", "JobHandle"],
-    "job": ["Job", "upgrade"],
+    "job": ["Job", "Traceable", "upgrade"],
     "outcome": ["Cancel", "Retry", "Snooze"],
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
     "settings": ["Settings"],
+    "telemetry.log_ids": ["TraceIds"],
     "topology": ["Queue"],
     "worker": ["Worker"],
 }
@@ -118,6 +120,8 @@ __all__ = [  # noqa: RUF022  (by topic)
     "JobHandle",
     "Queue",
     "Settings",
+    "TraceIds",
+    "Traceable",
     "Worker",
     "current_context",
     "upgrade",

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -23,7 +24,7 @@ from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name, options_of
-from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware
+from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware, SettleMiddleware
 from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
@@ -41,6 +42,8 @@ J_co = TypeVar("J_co", bound=Job[Any], covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
 Lifespan = Callable[[], AbstractAsyncContextManager[S]]
+#: Where its providers are set.
+_OPENTELEMETRY = {"opentelemetry.trace", "opentelemetry.metrics"}
 
 
 class Runnable(Protocol[J_co, R_contra]):
@@ -134,7 +137,12 @@ class App(Generic[S]):
         self.registry = Registry(name, retry, self._queues)
         self.enqueue_middlewares: list[EnqueueMiddleware] = []
         self.run_middlewares: list[RunMiddleware] = []
+        #: Around what is told to the broker of a run; for observers of our own.
+        self.settle_middlewares: list[SettleMiddleware] = []
+        #: In the processes of handlers, where no others are.
+        self.inner_middlewares: list[RunMiddleware] = []
         self.effects: list[Effect] = []
+        self._telemetry: dict[str, object] = {}
         self._scheduled: dict[str, Scheduled] = {}
         self._schedules = Schedules(self, self._scheduled, self._client)
         self._takes_schedules = takes_schedules
@@ -307,6 +315,31 @@ class App(Generic[S]):
         self.effects.append(effect)
         return effect
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether it is traced or measured."""
+        return bool(self._telemetry)
+
+    def observe(self, *, always: bool = False) -> None:
+        """Begin to trace and to measure what this app does, if somebody has set a provider for that by now.
+
+        Whatever connects asks for it: the app when it is entered or first enqueues, a Worker, a
+        Beat, a BlockingClient. Without a provider nothing is done here, and nothing for a job.
+        `always` is for a child of a worker that is observed.
+        """
+        # Nobody has set a provider who has not loaded its module; loading them for nothing would take 40 ms.
+        if self._telemetry or not (always or _OPENTELEMETRY & sys.modules.keys()):
+            return
+        from amqpjobs.telemetry import telemetry_of
+
+        made = telemetry_of(self, always=always)
+        # A dict's own method is atomic: a thread's client may connect at the same moment.
+        if made and self._telemetry.setdefault("made", made) is made:
+            self.enqueue_middlewares[:0] = made.enqueue
+            self.run_middlewares[:0] = made.run
+            self.settle_middlewares[:0] = made.settle
+            self.inner_middlewares[:0] = made.inner
+
     def on(self, event: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
         """Watch events of one class: `@app.on(JobEnded)`."""
 
@@ -379,6 +412,8 @@ class App(Generic[S]):
         self._settings, self._topology, self._own, self._lent = settings, None, None, None
         self.clock, self.chance = clock, chance
         self.enqueue_middlewares, self.run_middlewares = [*self.enqueue_middlewares], [*self.run_middlewares]
+        self.settle_middlewares, self.inner_middlewares = [*self.settle_middlewares], [*self.inner_middlewares]
+        self._telemetry = {**self._telemetry}
         try:
             yield
         finally:

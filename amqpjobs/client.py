@@ -25,7 +25,7 @@ from amqpjobs.errors import (
 from amqpjobs.events import Events, JobEnqueued, JobParked
 from amqpjobs.handle import EnqueueOptions, JobHandle, result_of
 from amqpjobs.job import Job
-from amqpjobs.middleware import EnqueueMiddleware, around_enqueue
+from amqpjobs.middleware import EnqueueMiddleware, around_enqueue, around_together
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Topology
 from amqpjobs.wire import Publication
@@ -85,6 +85,12 @@ class Client:
             raise ValueError("job_id is for one job; enqueue_many gives each its own.")
         deadline = self._deadline(options)
         envelopes = [self._drafts.envelope(job, options) for job in every]
+        with around_together(self._middlewares, envelopes):
+            return await self._enqueue_together(every, envelopes, deadline, options)
+
+    async def _enqueue_together(
+        self, every: Sequence[Job[R]], envelopes: Sequence[Envelope], deadline: float, options: EnqueueOptions
+    ) -> list[JobHandle[R]]:
         results: dict[int, BaseException | None] = {}
         try:
             async with self._clock.timeout(deadline):
@@ -152,6 +158,20 @@ class Client:
     async def passed(self, envelope: Envelope) -> Envelope:
         """What the middlewares make of it, as in a batch: nothing is sent yet."""
         return await around_enqueue(self._middlewares, _unsent)(envelope)
+
+    async def deliver(self, envelope: Envelope, *, park: bool) -> None:
+        """Let it pass the middlewares, send it, and wait for the confirm for as long as it takes.
+
+        Raises what `Publisher.send` raises.
+        """
+        is_parked = False
+
+        async def send(final: Envelope) -> Envelope:
+            nonlocal is_parked
+            is_parked = await self._send(final, park=park)
+            return final
+
+        self._tell(await around_enqueue(self._middlewares, send)(envelope), is_parked)
 
     async def send(self, envelope: Envelope, *, park: bool) -> None:
         """Send what has passed the middlewares, and wait for the confirm for as long as it takes.

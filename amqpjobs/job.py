@@ -25,6 +25,7 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    Literal,
     Protocol,
     Self,
     TypedDict,
@@ -51,6 +52,9 @@ R_co = TypeVar("R_co", covariant=True)
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 U = TypeVar("U", bound=Upgrade)
 
+#: What the run of a job is to its enqueue in a trace; see the setting `trace_relation`.
+TraceRelation = Literal["auto", "child", "link"]
+
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 _EXCHANGE = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -58,6 +62,10 @@ _UPGRADES = "__amqpjobs_upgrades_from__"
 _FUNCTIONS: tuple[type, ...] = (staticmethod, classmethod, FunctionType)
 #: Names become routing keys, and AMQP cuts those at 255 bytes; the delay levels need 100 of them.
 LONGEST_NAME = 100
+
+
+class Traceable:
+    """Marks a field whose value traces may show: `order: Annotated[int, Traceable()]`. No other field is in one."""
 
 
 @runtime_checkable
@@ -91,6 +99,7 @@ class ClassOptions(TypedDict, total=False):
     max_attempts: int
     timeout: Seconds
     retry: RetryPolicy
+    trace_relation: TraceRelation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,8 @@ class JobOptions:
     max_attempts: int | None = None
     timeout: float | None = None
     retry: RetryPolicy | None = None
+    #: How its runs relate to its enqueue in traces.
+    trace_relation: TraceRelation | None = None
 
 
 class Job(BaseModel, Generic[R]):
@@ -133,6 +144,7 @@ class Job(BaseModel, Generic[R]):
         if cls.__pydantic_generic_metadata__["origin"] is None:  # not Job[Receipt] itself
             cls.__amqpjobs__ = _checked(cls, options)
             cls.__amqpjobs_upgrades__ = _checked_upgrades(cls, cls.__amqpjobs__)
+            _check_traceable(cls)
 
     def __init_subclass__(cls, **options: Unpack[ClassOptions]) -> None:
         super().__init_subclass__()
@@ -207,6 +219,16 @@ def payload_of(job: Job[Any]) -> bytes:
     return job.__pydantic_serializer__.to_json(job, by_alias=True)
 
 
+@cache
+def traceable_fields(job: type[Job[Any]]) -> Mapping[str, str]:
+    """The fields that traces may show, each with its name in the payload."""
+    return {
+        name: info.serialization_alias or info.alias or name
+        for name, info in job.model_fields.items()
+        if any(isinstance(each, Traceable) or each is Traceable for each in info.metadata)
+    }
+
+
 def check_name(name: str, what: str) -> str:
     """A kind, queue or exchange name that may become part of a routing key."""
     words = name.split(".")
@@ -263,6 +285,12 @@ def _checked_upgrades(cls: type[Job[Any]], options: JobOptions) -> Mapping[int, 
     return {version: found[version] for version in sorted(found)}
 
 
+def _check_traceable(cls: type[Job[Any]]) -> None:
+    for name in traceable_fields(cls):
+        if _mentions_secret(cls.model_fields[name].annotation, set()):
+            raise DefinitionError(f"{name} of {cls.__name__} holds a secret, so traces may not show it: not Traceable.")
+
+
 def _declared_upgrades(cls: type) -> dict[int, Upgrade]:
     """The upgrades that stand in the body of this class."""
     found: dict[int, Upgrade] = {}
@@ -302,6 +330,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "max_attempts": (int, "a whole number"),
     "timeout": _SPAN,
     "retry": (RetryPolicy, "a RetryPolicy, as exponential(2) makes one"),
+    "trace_relation": (str, "a string"),
 }
 
 
@@ -324,8 +353,17 @@ def _check_values(owner: str, made: JobOptions) -> None:
             raise DefinitionError(f"{name} of {owner} must be more than 0 seconds, not {span!r}.")
     if made.delay is not None and made.delay < 0:
         raise DefinitionError(f"delay of {owner} cannot be negative, not {made.delay!r}.")
+    if made.trace_relation is not None:
+        check_relation(made.trace_relation, owner)
     if made.priority is not None and not 0 <= made.priority <= 255:
         raise DefinitionError(f"priority of {owner} must be from 0 to 255, not {made.priority!r}.")
+
+
+def check_relation(relation: str, owner: str) -> None:
+    """Raises DefinitionError for what is no `TraceRelation`."""
+    if relation not in get_args(TraceRelation):
+        known = ", ".join(map(repr, get_args(TraceRelation)))
+        raise DefinitionError(f"trace_relation of {owner} must be one of {known}, not {relation!r}.")
 
 
 def check_exchange(name: str) -> str:

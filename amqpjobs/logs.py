@@ -63,6 +63,8 @@ _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"
 #: Names that one line shows.
 _SHOWN = 20
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+#: The name of handlers that write our lines, or hand those of a child to its worker.
+OURS = "amqpjobs"
 
 
 def set_up_logging(settings: Settings, *, worker: int | None = None) -> None:
@@ -71,6 +73,7 @@ def set_up_logging(settings: Settings, *, worker: int | None = None) -> None:
     `worker` is this process's number among those of a supervisor, and stands in each line.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.name = OURS
     if worker is not None:
         handler.addFilter(_Numbering(worker))
     readable = wants_readable_logs(settings.log_format)
@@ -86,6 +89,13 @@ def quiet_libraries() -> None:
     """
     for name in ("aiormq", "aio_pika", "watchfiles"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def add_to_lines(fields: logging.Filter) -> None:
+    """Let it add its fields to all lines that we write, here and from now on in the lines of our children."""
+    for handler in logging.getLogger().handlers:
+        if handler.name == OURS and not any(type(each) is type(fields) for each in handler.filters):
+            handler.addFilter(fields)
 
 
 def log_events(events: Events) -> None:

@@ -97,6 +97,18 @@ class Dropped:
 Outcome = Completed | Retrying | Snoozed | Cancelled | Expired | Returned | Dead
 
 
+#: What an overrun says first; from another process only its words come.
+OVERRAN = "It ran longer than its timeout"
+
+
+class Overrun(TimeoutError):
+    """The attempt took longer than its timeout."""
+
+
+#: To whoever reads a dead letter it is no more than that.
+Overrun.__name__ = Overrun.__qualname__ = "TimeoutError"
+
+
 class Retry(Exception):
     """Raise to fail this attempt and be tried again, after `delay` seconds or as the policy says."""
 

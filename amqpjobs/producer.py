@@ -32,6 +32,10 @@ class Producing(Protocol):
     @property
     def enqueue_middlewares(self) -> Sequence[EnqueueMiddleware]: ...
 
+    def observe(self) -> None:
+        """Called by whatever connects: from now on it is traced, if somebody wants that."""
+        ...
+
 
 def drafts_of(app: Producing) -> Drafts:
     """What an app would send, without any connection."""
@@ -44,6 +48,7 @@ class Producer:
     def __init__(self, app: Producing, loop: asyncio.AbstractEventLoop, *, role: str = "producer") -> None:
         #: It lives and dies with this one.
         self.loop = loop
+        app.observe()
         self._declares = app.settings.declare
         self._declarer = Declarer(app.topology, app.events)
         self._link = Link(role, app.settings, app.events, self._prepare)

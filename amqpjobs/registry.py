@@ -14,7 +14,7 @@ from amqpjobs.batch import Batch
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.codec import boxed
 from amqpjobs.errors import DefinitionError, DuplicateKindError
-from amqpjobs.job import ClassOptions, Job, JobOptions, check_name, hint, options_of
+from amqpjobs.job import ClassOptions, Job, JobOptions, TraceRelation, check_name, check_relation, hint, options_of
 from amqpjobs.retry import RetryPolicy, exponential
 from amqpjobs.settings import Settings
 from amqpjobs.signatures import check_batch_signature, check_signature, is_async
@@ -36,6 +36,7 @@ class HandlerOptions(TypedDict, total=False):
     timeout: Seconds
     retry: RetryPolicy
     run_in: RunIn
+    trace_relation: TraceRelation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Handler:
     retry: RetryPolicy
     #: It takes so many jobs at once; None: one.
     batch: Batch | None = None
+    trace_relation: TraceRelation | None = None
 
     @property
     def name(self) -> str:
@@ -155,7 +157,10 @@ class Registry:
             timeout=own.timeout if timeout is None else in_seconds(timeout),
             retry=options.get("retry") or own.retry or self._retry,
             batch=batch,
+            trace_relation=options.get("trace_relation", own.trace_relation),
         )
+        if handler.trace_relation is not None:
+            check_relation(handler.trace_relation, handler.name)
         if handler.max_attempts is not None and handler.max_attempts < 1:
             raise DefinitionError(f"max_attempts of {handler.name} must be 1 or more: it counts the first run too.")
         if handler.timeout is not None and handler.timeout <= 0:

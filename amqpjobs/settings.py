@@ -124,6 +124,10 @@ class Settings(BaseSettings):
     tls_certfile: Path | None = None
     tls_keyfile: Path | None = None
 
+    #: What runs are to their enqueue in traces; "auto": a child at once, a trace of its own with a link later.
+    trace_relation: Literal["auto", "child", "link"] = "auto"
+    #: Whether settling is a span of its own.
+    trace_settle: bool = False
     #: "auto": readable on a terminal, JSON elsewhere.
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -104,6 +104,7 @@ class Beat:
         return self._app.events
 
     async def __aenter__(self) -> Self:
+        self._app.observe()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._link)
             stack.push_async_callback(self._lease.withdraw)
@@ -288,8 +289,7 @@ class Beat:
             envelope = envelope.evolve(copy=new_id(), doubt_since=tick.instant if tick.is_doubtful else None)
         try:
             async with self._app.clock.timeout(deadline):
-                final = await client.passed(envelope)
-                await client.send(final, park=given.get("on_unroutable") == "park")
+                await client.deliver(envelope, park=given.get("on_unroutable") == "park")
         except TimeoutError as error:
             raise EnqueueTimeoutError(
                 f"Tick {job_id!r} was not confirmed within {deadline:g} s. {client.trouble}"

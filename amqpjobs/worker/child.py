@@ -4,7 +4,7 @@ It imports what its parent names, enters the app's lifespan once, and then retur
 for each envelope, decided here, where the real exception is. It ends when its parent does: a
 thread sees the socket close, and where that thread is kept from running, Linux kills it.
 
-One for process handlers gets one job at a time, and leaves the middlewares to its worker. One
+One for process handlers gets one job at a time, and leaves the users' middlewares to its worker. One
 for suspects runs all of a job, whatever its handler is.
 """
 
@@ -68,9 +68,12 @@ class Service(Protocol):
     def enqueue(self) -> Enqueue: ...
     @property
     def run_middlewares(self) -> Sequence[RunMiddleware]: ...
+    @property
+    def inner_middlewares(self) -> Sequence[RunMiddleware]: ...
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]: ...
     async def close(self) -> None: ...
+    def observe(self, *, always: bool = ...) -> None: ...
 
 
 class Channel:
@@ -119,6 +122,7 @@ class Forwarding(logging.Handler):
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
+        self.name = "amqpjobs"  # as `logs` calls who writes our lines
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -147,6 +151,8 @@ def main(fd: int) -> None:
     try:
         with child_starting():
             app = found_app(introduction)
+        if introduction["observed"]:
+            app.observe(always=True)
         asyncio.run(live(app, channel, is_for_suspects=is_for_suspects))
     except BaseException as error:
         channel.send(failure_frame("failed", error))
@@ -207,7 +213,7 @@ async def live(app: Service, channel: Channel, *, is_for_suspects: bool) -> None
             threads=threads,
             state=state,
             enqueue=app.enqueue,
-            middlewares=app.run_middlewares if is_for_suspects else (),
+            middlewares=app.run_middlewares if is_for_suspects else app.inner_middlewares,
         )
         threading.Thread(target=_read, args=[channel, loop, frames], name="amqpjobs-parent", daemon=True).start()
         channel.send(({"say": "ready"}, b""))

@@ -21,8 +21,9 @@ from amqpjobs.envelope import Envelope
 from amqpjobs.errors import InvalidArgumentsError, UnknownKindError, UnknownVersionError
 from amqpjobs.events import Events, JobStarted
 from amqpjobs.handle import Enqueue
-from amqpjobs.middleware import RunMiddleware, around_run
+from amqpjobs.middleware import RunMiddleware, around_jointly, around_run
 from amqpjobs.outcome import (
+    OVERRAN,
     Cancel,
     Cancelled,
     Completed,
@@ -30,6 +31,7 @@ from amqpjobs.outcome import (
     DeadReason,
     Expired,
     Outcome,
+    Overrun,
     Retry,
     Retrying,
     Snooze,
@@ -159,7 +161,8 @@ class Execution:
         for each in contexts:
             each.deadline = deadline
         context = BatchContext[Any](contexts=contexts, state=self._state, deadline=deadline)
-        result = await self._call(handler, [member.job for member in members], timeout, context)
+        with around_jointly(self._middlewares, contexts):
+            result = await self._call(handler, [member.job for member in members], timeout, context)
         return entries(result, handler.job, len(members))
 
     def _deadline(self, timeout: float) -> datetime | None:
@@ -172,7 +175,7 @@ class Execution:
         envelope = context.envelope.evolve(max_attempts=context.max_attempts, timeout=timeout)
         try:
             return await processes.run(envelope, handler.job, partial(self._within, timeout))
-        except _Overrun as error:
+        except Overrun as error:
             raise error from None  # nothing that led here was the handler's
 
     async def _call(
@@ -184,7 +187,7 @@ class Execution:
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
         if self._clock.monotonic() - started > timeout:
-            raise _Overrun(f"It ran longer than its timeout of {timeout:g} s; a thread cannot be stopped.")
+            raise Overrun(f"{OVERRAN} of {timeout:g} s; a thread cannot be stopped.")
         # A plain function may be a decorated async one.
         return await self._within(timeout, result) if inspect.isawaitable(result) else result
 
@@ -199,7 +202,7 @@ class Execution:
         except TimeoutError as error:
             if limit is None or not limit.expired():
                 raise  # the handler's own
-            raise _Overrun(f"It ran longer than its timeout of {timeout:g} s.") from error
+            raise Overrun(f"{OVERRAN} of {timeout:g} s.") from error
 
     def _failed(self, context: JobContext[Any], handler: Handler, error: BaseException) -> Outcome:
         if isinstance(error, asyncio.CancelledError) and is_cancelled():
@@ -246,13 +249,6 @@ def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callabl
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
         return DEFAULT_RETRY.delay_after(attempt, error, chance)
-
-
-class _Overrun(TimeoutError):
-    """The attempt took longer than its timeout."""
-
-
-_Overrun.__name__ = _Overrun.__qualname__ = "TimeoutError"
 
 
 def _no_handler(envelope: Envelope) -> UnknownKindError:

@@ -32,7 +32,7 @@ def introduction(app: object, registry: Registry) -> Head:
             f"{handlers[0].name} shall run in a process, but it or its app lives in an interactive session, which a "
             "fresh process cannot import. Put it into a module."
         )
-    return _told(place, handlers, main if needs_main else {}, quarantine=False)
+    return _told(app, place, handlers, main if needs_main else {}, quarantine=False)
 
 
 def quarantine_introduction(app: object, registry: Registry) -> Head:
@@ -45,10 +45,12 @@ def quarantine_introduction(app: object, registry: Registry) -> Head:
             f"App {getattr(app, 'name', app)!r} or a handler of it lives in the script itself, which is not run a "
             "second time unasked. Put both into a module that the script imports."
         )
-    return _told(place, registry.handlers, {}, quarantine=True)
+    return _told(app, place, registry.handlers, {}, quarantine=True)
 
 
-def _told(place: str, handlers: Sequence[Handler], main: Mapping[str, object], *, quarantine: bool) -> Head:
+def _told(
+    app: object, place: str, handlers: Sequence[Handler], main: Mapping[str, object], *, quarantine: bool
+) -> Head:
     return {
         "say": "start",
         "parent": os.getpid(),
@@ -58,6 +60,7 @@ def _told(place: str, handlers: Sequence[Handler], main: Mapping[str, object], *
         "handlers": {each.kind: each.name for each in handlers},
         "levels": _levels(),
         "quarantine": quarantine,
+        "observed": getattr(app, "is_observed", False),
     }
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
+from amqpjobs.envelope import Envelope
 from amqpjobs.errors import TooLargeError, UnreadableError
 from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped
+from amqpjobs.middleware import SettleNext
 from amqpjobs.outcome import Dead, DeadReason, Dropped, Outcome, Returned
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.execution import Execution
@@ -35,6 +37,7 @@ class Running:
         clock: Clock,
         events: Events,
         settler: Settler,
+        settle: SettleNext,
         ticks: Ticks,
         execution: Execution,
         quarantine: Quarantine,
@@ -43,10 +46,14 @@ class Running:
         limit: int,
         on_left: Callable[[Run], object],
     ) -> None:
-        """`limit` is how many runs may be remembered that have lost their delivery."""
+        """`settle` is the settler's with what is around it.
+
+        `limit` is how many runs may be remembered that have lost their delivery.
+        """
         self._clock = clock
         self._events = events
         self._settler = settler
+        self._settle_delivery = settle
         self._ticks = ticks
         self._execution = execution
         self._quarantine = quarantine
@@ -151,12 +158,17 @@ class Running:
         delivery = None
         while delivery is not run.delivery:  # else it came again in the meantime
             delivery = run.delivery
-            if await self._settler.settle(delivery, run.envelope, outcome):
+            if await self._settled(delivery, run.envelope, outcome):
                 self._tell(run, outcome)
                 return
         if not isinstance(outcome, Returned):  # that one is to be run again
             run.outcome = outcome
         self._lose(run)
+
+    async def _settled(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
+        if isinstance(outcome, Dropped):  # it has not run, so there is nothing to watch
+            return await self._settler.settle(delivery, envelope, outcome)
+        return await self._settle_delivery(delivery, envelope, outcome)
 
     async def _settle_late(self, run: Run, outcome: Outcome | Dropped) -> None:
         """For a run that had ended, and left its slot, before its delivery came again."""

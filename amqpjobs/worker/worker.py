@@ -30,7 +30,7 @@ from amqpjobs.events import (
     WorkerStopping,
 )
 from amqpjobs.job import hint
-from amqpjobs.middleware import RunMiddleware
+from amqpjobs.middleware import RunMiddleware, SettleMiddleware, around_settle
 from amqpjobs.outcome import Returned
 from amqpjobs.producer import Producing
 from amqpjobs.registry import Registry
@@ -67,6 +67,8 @@ class Service(Producing, Protocol):
     def queues(self) -> Sequence[Queue]: ...
     @property
     def run_middlewares(self) -> Sequence[RunMiddleware]: ...
+    @property
+    def settle_middlewares(self) -> Sequence[SettleMiddleware]: ...
     @property
     def effects(self) -> Sequence[Effect]: ...
     @property
@@ -177,6 +179,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         app = self._app
         refuse_while_a_child_starts()
+        app.observe()
         app.registry.check_timeouts(app.queues, app.settings)
         processes = self._processes_needed()
         async with AsyncExitStack() as stack:
@@ -276,6 +279,7 @@ class Worker:
             clock=self._app.clock,
             events=self._app.events,
             settler=self._settler,
+            settle=around_settle(self._app.settle_middlewares, self._settler.settle),
             ticks=Ticks(
                 topology=self._app.topology,
                 publisher=self._publisher,

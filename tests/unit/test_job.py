@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Secret, SecretBytes, SecretSt
 
 from amqpjobs.codec import job_from
 from amqpjobs.errors import DefinitionError
-from amqpjobs.job import Job, check_exchange, check_name, hint, options_of, payload_of
+from amqpjobs.job import Job, Traceable, check_exchange, check_name, hint, options_of, payload_of, traceable_fields
 from amqpjobs.retry import fixed
 from tests.unit.making import job_class
 
@@ -371,3 +371,32 @@ def test_what_was_enqueued_is_what_arrives(job: Everything) -> None:
     back = job_from(Everything, payload_of(job))
 
     assert back == job
+
+
+def test_traces_may_show_just_the_fields_that_are_marked() -> None:
+    class Order(Job[None]):
+        number: Annotated[int, Traceable()]
+        shop: Annotated[str, Traceable, Field(alias="from")]
+        note: str
+
+    assert traceable_fields(Order) == {"number": "number", "shop": "from"}
+
+
+def test_a_secret_cannot_be_shown_in_traces() -> None:
+    def define() -> type[Job[None]]:
+        class Login(Job[None]):
+            token: Annotated[SecretStr | None, Traceable()] = None
+
+        return Login
+
+    with pytest.raises(DefinitionError, match="token of Login holds a secret"):
+        define()
+
+
+def test_how_runs_relate_to_their_enqueue_is_one_of_three_words() -> None:
+    class Placed(Job[None], trace_relation="link"):
+        pass
+
+    assert options_of(Placed).trace_relation == "link"
+    with pytest.raises(DefinitionError, match="'auto', 'child', 'link', not 'sibling'"):
+        job_class("Wrong", trace_relation="sibling")

@@ -1,12 +1,27 @@
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from amqpjobs.context import JobContext
 from amqpjobs.envelope import Envelope
-from amqpjobs.middleware import EnqueueMiddleware, EnqueueNext, RunMiddleware, RunNext, around_enqueue, around_run
+from amqpjobs.middleware import (
+    EnqueueMiddleware,
+    EnqueueNext,
+    RunMiddleware,
+    RunNext,
+    SettleMiddleware,
+    SettleNext,
+    around_enqueue,
+    around_jointly,
+    around_run,
+    around_settle,
+    around_together,
+)
 from amqpjobs.outcome import Cancelled, Completed, Outcome
-from tests.unit.making import envelope
+from amqpjobs.wire import Delivery
+from tests.unit.making import delivery, envelope
 from tests.unit.test_context import context
 
 
@@ -85,3 +100,70 @@ async def test_without_middlewares_the_last_is_called_alone() -> None:
 
     assert made == envelope()
     assert around_run([], completed) is completed
+
+
+class Grouping:
+    """Two middlewares that want to know who belongs together, and what they were told."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    async def __call__(self, passed: Any, following: Any) -> Any:
+        return await following(passed)
+
+    @contextmanager
+    def together(self, envelopes: Sequence[Envelope]) -> Generator[None]:
+        yield from self.noted(f"together {len(envelopes)}")
+
+    @contextmanager
+    def jointly(self, members: Sequence[JobContext[Any]]) -> Generator[None]:
+        yield from self.noted(f"jointly {len(members)}")
+
+    def noted(self, what: str) -> Generator[None]:
+        self.log.append(f"{what} in")
+        try:
+            yield
+        except LookupError:
+            self.log.append(f"{what} failed")
+            raise
+
+
+def test_a_middleware_that_wants_to_know_is_told_who_is_enqueued_together() -> None:
+    log = list[str]()
+
+    with around_together([marking("a", log), Grouping(log)], [envelope(), envelope()]):
+        log.append("within")
+    with around_together([Grouping(log)], []):
+        log.append("nobody")
+
+    assert log == ["together 2 in", "within", "nobody"]
+
+
+def test_a_middleware_that_wants_to_know_is_told_who_runs_jointly_and_what_they_raise() -> None:
+    log = list[str]()
+
+    with pytest.raises(LookupError), around_jointly([Grouping(log), wrapping("a", log)], [context()]):
+        raise LookupError
+
+    assert log == ["jointly 1 in", "jointly 1 failed"]
+
+
+async def test_settle_middlewares_are_called_in_order_and_may_change_what_is_told() -> None:
+    log = list[str]()
+
+    def naming(name: str) -> SettleMiddleware:
+        async def middleware(
+            taken: Delivery, settled: Envelope | None, outcome: Outcome, following: SettleNext
+        ) -> bool:
+            log.append(name)
+            return await following(taken, settled and settled.evolve(kind=settled.kind + name), outcome)
+
+        return middleware
+
+    async def settle(taken: Delivery, settled: Envelope | None, outcome: Outcome) -> bool:
+        log.append(settled.kind if settled else "")
+        return True
+
+    assert await around_settle([naming("a"), naming("b")], settle)(delivery(), envelope(kind="k"), Completed())
+    assert log == ["a", "b", "kab"]
+    assert around_settle([], settle) is settle

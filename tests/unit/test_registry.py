@@ -514,3 +514,16 @@ def test_a_job_that_fits_into_the_brokers_patience_is_taken(options: HandlerOpti
     registry.add(Ping, ping, options)
 
     registry.check_timeouts(queues, Settings(consumer_timeout=3600, timeout=300))
+
+
+def test_a_handlers_trace_relation_wins_over_its_classs_and_must_be_one() -> None:
+    class Placed(Job[Receipt], trace_relation="link"):
+        pass
+
+    async def place(job: Placed) -> Receipt:
+        return Receipt(number=1)
+
+    assert registered(place, Placed).trace_relation == "link"
+    assert registered(place, Placed, trace_relation="child").trace_relation == "child"
+    with pytest.raises(DefinitionError, match="trace_relation of tests"):
+        registered(place, Placed, trace_relation="twin")
