@@ -14,6 +14,7 @@ from typing import Any, cast
 import aiormq
 
 _LONG = struct.Struct(">I")
+_LENGTHS = [bytes([length]) for length in range(256)]
 
 
 class ExactProperties(aiormq.spec.Basic.Properties):
@@ -25,15 +26,16 @@ class ExactProperties(aiormq.spec.Basic.Properties):
 
 def encode_table(table: Mapping[str, object]) -> bytes:
     """A field table, with its length before it."""
-    return _counted(b"".join(_field(name, value) for name, value in table.items()))
-
-
-def _field(name: str, value: object) -> bytes:
-    key = name.encode("utf-8", "surrogatepass")[:255]
-    return bytes([len(key)]) + key + _value(value)
+    parts = list[bytes]()
+    for name, value in table.items():
+        key = name.encode("utf-8", "surrogatepass")[:255]
+        parts += (_LENGTHS[len(key)], key, _value(value))
+    return _counted(b"".join(parts))
 
 
 def _value(value: object) -> bytes:
+    if type(value) is str:  # most are
+        return b"S" + _counted(value.encode("utf-8", "surrogatepass"))
     match value:
         case None:
             return b"V"
