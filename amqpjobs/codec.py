@@ -84,15 +84,14 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         headers[CRASHES_HEADER] = envelope.crashes
     if envelope.version is not None:
         headers["amqpjobs-version"] = envelope.version
-    for name, text in (
+    texts = (
         ("amqpjobs-parent", envelope.parent),
         ("amqpjobs-root", envelope.root),
         ("amqpjobs-schedule", envelope.schedule),
         ("amqpjobs-queue", envelope.queue or None),
         ("amqpjobs-exchange", envelope.exchange or None),
-    ):
-        if text is not None:
-            headers[name] = text
+    )
+    headers |= {name: text for name, text in texts if text is not None}
     for name, time in (
         ("amqpjobs-run-at", envelope.run_at),
         ("amqpjobs-expires-at", envelope.expires_at),

@@ -41,8 +41,9 @@ HOUSE: dict[str, tuple[str, ...]] = {
     ),
     "amqp": (
         "amqp",
-        "amqp.guard",
         "amqp.table",
+        "amqp.properties",
+        "amqp.guard",
         "amqp.waits",
         "amqp.connection",
         "amqp.declare",

@@ -21,6 +21,8 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from pamqp.header import ContentHeader
 from yarl import URL
 
+from amqpjobs.amqp.properties import read_usual
+
 #: Headers of a replaced frame: what is wrong with the original, and its raw bytes.
 DEFECT_HEADER = "amqpjobs-defect"
 RAW_HEADER = "amqpjobs-raw-properties"
@@ -139,6 +141,8 @@ class GuardedTransport(TransportFactory):
 
 def mended_header(payload: bytes) -> bytes:
     """A content header that can be decoded: this one, or one that tells what was wrong with it."""
+    if read_usual(payload) is not None:
+        return payload
     header = ContentHeader()
     try:
         header.unmarshal(payload)
