@@ -84,7 +84,7 @@ class Client:
         if options.get("job_id") is not None and len(every) > 1:
             raise ValueError("job_id is for one job; enqueue_many gives each its own.")
         deadline = self._deadline(options)
-        envelopes = [self._drafts.envelope(job, options) for job in every]
+        envelopes = self._drafts.envelopes(every, options)
         results: dict[int, BaseException | None] = {}
         try:
             async with self._clock.timeout(deadline):

@@ -3,6 +3,7 @@
 It needs no connection, so whoever enqueues later can learn now whether that is possible at all.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -38,6 +39,15 @@ class Drafts:
         """Raises TypeError, ValueError, DefinitionError or TooLargeError for what cannot be."""
         if options:
             _check_options(options)
+        return self._envelope(job, options)
+
+    def envelopes(self, jobs: Iterable[Job[Any]], options: EnqueueOptions) -> list[Envelope]:
+        """Of many jobs with the same options. Raises as for one."""
+        if options:
+            _check_options(options)
+        return [self._envelope(job, options) for job in jobs]
+
+    def _envelope(self, job: Job[Any], options: EnqueueOptions) -> Envelope:
         own, now = options_of(type(job)), self._clock.now()
         expires = _first(options.get("expires"), own.expires)
         timeout = options.get("timeout")

@@ -91,6 +91,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "worker.batches",
         "worker.slots",
         "worker.suspicion",
+        "worker.begun",
         "worker.run",
         "worker.severed",
         "worker.intake",

@@ -37,6 +37,7 @@ from amqpjobs.outcome import (
 )
 from amqpjobs.registry import DEFAULT_RETRY, Handler, Registry
 from amqpjobs.settings import Settings
+from amqpjobs.worker.begun import Begun
 from amqpjobs.worker.joint import Member, Seat, entries
 from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.threads import Threads
@@ -114,7 +115,7 @@ class Execution:
 
     async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
         max_attempts, timeout = self.bounds(envelope, handler)
-        context = JobContext[Any](
+        context: JobContext[Any] = JobContext(
             envelope=envelope,
             state=self._state,
             max_attempts=max_attempts,
@@ -193,6 +194,11 @@ class Execution:
 
     async def _within(self, timeout: float, result: Awaitable[T]) -> T:
         limit: Deadline | None = None
+        if inspect.iscoroutine(result):
+            begun: Begun[T] = Begun(result)
+            if begun.is_done:
+                return begun.value
+            result = begun
         try:
             async with self._clock.timeout(timeout if timeout < ENDLESS else None) as limit:
                 return await result

@@ -36,11 +36,15 @@ class FakeStream(asyncio.StreamReaderProtocol):
 
     def __init__(self) -> None:
         super().__init__(asyncio.StreamReader())
-        self.passed = b""
+        self.pieces: list[bytes] = []
         self.lost: Exception | None = None
 
+    @property
+    def passed(self) -> bytes:
+        return b"".join(self.pieces)
+
     def data_received(self, data: bytes) -> None:
-        self.passed += data
+        self.pieces.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = exc

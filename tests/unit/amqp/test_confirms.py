@@ -1,6 +1,7 @@
 """Publications on the lane and what is told of each, whatever the broker says and in whatever pieces."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class Office:
     def publish(self, *names: str, body: bytes = b"{}") -> None:
         """Messages whose ids are these."""
         for name in names:
-            self.confirms.publish(publication(name, body), lambda error, name=name: self.tell(name, error))
+            self.confirms.publish(publication(name, body), partial(self.tell, name))
 
     def tell(self, name: str, error: BaseException | None) -> None:
         assert name not in self.told, f"{name} was told twice"
