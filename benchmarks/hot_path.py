@@ -60,7 +60,7 @@ class Spent:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--messages", type=int, default=10_000, help="in each round (default: %(default)s)")
+    words.add_argument("--messages", type=int, default=20_000, help="in each round (default: %(default)s)")
     words.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     options = words.parse_args()
     spent = Spent()
@@ -68,7 +68,7 @@ def main() -> None:
         say(f"RabbitMQ {node.version}, {options.rounds} rounds of {options.messages:,} messages")
         uvloop.run(measure_all(node.url, options.messages, options.rounds, spent))
     for what, each in spent.each.items():
-        say(f"{what:34}{statistics.median(each):6.1f} us  ({min(each):.1f} to {max(each):.1f})")
+        say(f"{what:42}{statistics.median(each):6.1f} us  ({min(each):.1f} to {max(each):.1f})")
 
 
 async def measure_all(url: str, messages: int, rounds: int, spent: Spent) -> None:
@@ -84,6 +84,10 @@ async def measure_all(url: str, messages: int, rounds: int, spent: Spent) -> Non
 
 async def measure_jobs(url: str, messages: int, spent: Spent) -> None:
     await measure_app("amqpjobs", url, messages, spent)
+
+
+async def measure_slow_jobs(url: str, messages: int, spent: Spent) -> None:
+    await measure_app("amqpjobs without its fast lane", url, messages, spent, fast_lane=False)
 
 
 async def measure_app(name: str, url: str, messages: int, spent: Spent, **settings: Any) -> None:
@@ -163,7 +167,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-WAYS: tuple[Way, ...] = (measure_jobs, measure_library)
+WAYS: tuple[Way, ...] = (measure_jobs, measure_slow_jobs, measure_library)
 
 if __name__ == "__main__":
     main()

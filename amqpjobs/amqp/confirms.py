@@ -18,7 +18,7 @@ from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import Session, closing_of
 from amqpjobs.amqp.guard import read_header
-from amqpjobs.amqp.lane import Exit, Lane, content_frames, method_frame
+from amqpjobs.amqp.lane import Exit, Lane, message_frames, method_frame
 from amqpjobs.amqp.properties import short, written_header
 from amqpjobs.amqp.table import ExactProperties
 from amqpjobs.envelope import new_id
@@ -163,11 +163,11 @@ class LaneConfirms(Exit):
             own = replace(own, message_id=message_id)
         method = _publish_frame(self._number, publication.exchange, publication.routing_key)
         header = written_header(own, len(publication.body))
-        frames = [method, *content_frames(self._number, header, publication.body, self._lane.longest)]
+        frames = message_frames(self._number, method, header, publication.body, self._lane.longest)
         self._tag += 1
         self._pending[self._tag] = told, message_id
         self._tags[message_id] = self._tag
-        self._lane.write(b"".join(frames))
+        self._lane.write(frames)
 
     def speak(self) -> None:
         """Nothing waits here: the lane has it all."""

@@ -12,6 +12,7 @@ import asyncio
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from io import BytesIO
 from typing import cast
 
 #: Type, channel, length of what follows; behind that stands one more byte.
@@ -57,7 +58,8 @@ class Exit(ABC):
         self.is_closed = False
         self._method: bytes | None = None
         self._header = b""
-        self._body: list[bytes] = []
+        #: A body of several frames. As pieces, each of them would stay in memory wherever it happened to be.
+        self._body: BytesIO | None = None
         self._missing = 0
 
     def take(self, kind: int, payload: bytes) -> bool:
@@ -102,24 +104,23 @@ class Exit(ABC):
         self._header = payload
         self._missing = int.from_bytes(payload[4:12], "big")
         if not self._missing:
-            self._finish()
+            self._finish(b"")
 
     def _take_body(self, payload: bytes) -> None:
         self._missing -= len(payload)
         if self._missing < 0:
             raise Garbage("a message longer than it says")
-        if self.wants_bodies:
-            self._body.append(payload)
-        if not self._missing:
-            self._finish()
+        if self._body is None and not self._missing:
+            self._finish(payload)
+        elif self.wants_bodies:
+            self._body = self._body or BytesIO()
+            self._body.write(payload)
+            if not self._missing:
+                self._finish(self._body.getvalue())
 
-    def _finish(self) -> None:
-        method, header, parts = cast("bytes", self._method), self._header, self._body
-        self._method, self._header = None, b""
-        if len(parts) == 1:
-            body = parts.pop()
-        else:
-            body, self._body = b"".join(parts), []
+    def _finish(self, body: bytes) -> None:
+        method, header = cast("bytes", self._method), self._header
+        self._method, self._header, self._body = None, b"", None
         self._take_message(method, header, body)
 
 
@@ -295,9 +296,15 @@ def method_frame(number: int, payload: bytes) -> bytes:
     return framed(_METHOD, number, payload)
 
 
-def content_frames(number: int, header: bytes, body: bytes, longest: int) -> list[bytes]:
-    """The frames of a message behind its method; its body in as many as it needs."""
-    parts = [framed(_HEADER, number, header)]
+def message_frames(number: int, method: bytes, header: bytes, body: bytes, longest: int) -> bytes:
+    """The frames of a message: that of its method, its header's, and as many as its body needs."""
+    parts: list[bytes | memoryview] = [method, _PREFIX.pack(_HEADER, number, len(header)), header, _END_BYTE]
     if len(body) <= longest:
-        return [*parts, framed(_BODY, number, body)] if body else parts
-    return parts + [framed(_BODY, number, body[at : at + longest]) for at in range(0, len(body), longest)]
+        if body:
+            parts += (_PREFIX.pack(_BODY, number, len(body)), body, _END_BYTE)
+        return b"".join(parts)
+    view = memoryview(body)
+    for at in range(0, len(body), longest):
+        piece = view[at : at + longest]
+        parts += (_PREFIX.pack(_BODY, number, len(piece)), piece, _END_BYTE)
+    return b"".join(parts)
