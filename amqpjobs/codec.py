@@ -166,7 +166,7 @@ def _unusual(headers: Headers) -> dict[str, Any]:
 
 def job_from(cls: type[J], payload: bytes, version: int | None = None) -> J:
     """The typed job of a payload; without a version it is of the current one. Raises InvalidArgumentsError."""
-    current = payload if version is None else _upgraded(cls, payload, version)
+    current = payload if version in (None, cls.__amqpjobs__.version) else _upgraded(cls, payload, version or 1)
     try:
         return cls.model_validate_json(current)
     except ValidationError as error:

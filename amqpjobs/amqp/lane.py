@@ -17,6 +17,8 @@ from typing import cast
 
 #: Type, channel, length of what follows; behind that stands one more byte.
 _PREFIX = struct.Struct(">BHI")
+#: The same before a content header, and how long the body will be.
+_HEAD = struct.Struct(">BHI4xQ")
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _KINDS = frozenset({_METHOD, _HEADER, _BODY, _HEARTBEAT})
 _END = 0xCE
@@ -82,6 +84,26 @@ class Exit(ABC):
         else:
             raise Garbage("a message out of its order")
         return True
+
+    def take_whole(self, data: bytes, at: int, end: int) -> int:
+        """Take a message that begins here and is all there, in the usual three frames. Where it ends; 0: it is not.
+
+        What it returns 0 for is taken frame by frame, and found wrong there if it is wrong.
+        """
+        length = len(data)
+        if self._method is not None or length < end + _HEAD.size:
+            return 0
+        head: tuple[int, int, int, int] = _HEAD.unpack_from(data, end)
+        kind, number, size, body_size = head
+        after = end + AROUND + size
+        whole = after + AROUND + body_size
+        if kind != _HEADER or number != self._number or size < 14 or not body_size or whole > length:
+            return 0
+        expected = _PREFIX.pack(_BODY, number, body_size) if body_size <= self._lane.longest else b""
+        if expected != data[after : after + 7] or data[after - 1] != _END or data[whole - 1] != _END:
+            return 0
+        self._take_message(data[at + 7 : end - 1], data[end + 7 : after - 1], data[after + 7 : whole - 1])
+        return whole
 
     @abstractmethod
     def lost(self, error: Exception) -> None:
@@ -251,6 +273,14 @@ class Lane(asyncio.Protocol):
             if data[end - 1] != _END:
                 raise Garbage("a frame without its end")
             exit_ = exits.get(number)
+            if exit_ is not None and exit_.begins == data[at + 7 : at + 11]:
+                whole = exit_.take_whole(data, at, end)
+                if whole:
+                    has_taken = True
+                    if begin < at:
+                        self._pass_on(data[begin:at])
+                    begin = at = whole
+                    continue
             if exit_ is not None:
                 payload = data[at + 7 : end - 1]
                 if exit_.take(kind, payload):

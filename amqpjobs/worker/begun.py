@@ -19,7 +19,7 @@ class Begun(Generic[T]):
         self._waits_for: object = None
         #: Whether it is over, and then what it returned.
         self.is_done = False
-        self.value = cast("T", None)
+        self.value: T
         try:
             self._waits_for = coroutine.send(None)
         except StopIteration as stop:

@@ -11,7 +11,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -164,7 +165,7 @@ class Execution:
         return entries(result, handler.job, len(members))
 
     def _deadline(self, timeout: float) -> datetime | None:
-        return self._clock.now() + timedelta(seconds=timeout) if timeout < ENDLESS else None
+        return self._clock.now() + _span(timeout) if timeout < ENDLESS else None
 
     async def _run_elsewhere(
         self, processes: Processes, handler: Handler, timeout: float, context: JobContext[Any]
@@ -181,7 +182,12 @@ class Execution:
     ) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
-            return await self._within(timeout, handler.function(*arguments))
+            result = handler.function(*arguments)
+            if isinstance(result, CoroutineType):
+                result = Begun(result)
+                if result.is_done:
+                    return result.value
+            return await self._within(timeout, result)
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
         if self._clock.monotonic() - started > timeout:
@@ -194,11 +200,6 @@ class Execution:
 
     async def _within(self, timeout: float, result: Awaitable[T]) -> T:
         limit: Deadline | None = None
-        if inspect.iscoroutine(result):
-            begun: Begun[T] = Begun(result)
-            if begun.is_done:
-                return begun.value
-            result = begun
         try:
             async with self._clock.timeout(timeout if timeout < ENDLESS else None) as limit:
                 return await result
@@ -252,6 +253,9 @@ def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callabl
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
         return DEFAULT_RETRY.delay_after(attempt, error, chance)
+
+
+_span = lru_cache(64)(lambda seconds: timedelta(seconds=seconds))
 
 
 class _Overrun(TimeoutError):

@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pamqp.header import ContentHeader
 
-from amqpjobs.amqp.properties import read_usual, written_header
+from amqpjobs.amqp.properties import _PLAIN, read_usual, written_header  # pyright: ignore[reportPrivateUsage]
 from amqpjobs.amqp.table import ExactProperties, encode_table
+from amqpjobs.codec import encode
+from amqpjobs.envelope import Envelope, new_id
 from amqpjobs.wire import Properties
 
 SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -43,6 +45,12 @@ USUAL = Properties(
     content_encoding="utf-8",
     priority=3,
     timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+#: As a producer of ours writes it.
+PLAIN = written_header(
+    encode(Envelope(kind="email.send", payload=b"", job_id=new_id(), version=1, app_id="email"), datetime.now(UTC)), 9
 )
 
 
@@ -102,6 +110,28 @@ def test_properties_are_written_as_the_library_writes_them(own: Properties, size
 def test_all_that_is_usual_is_read_here() -> None:
     assert read_usual(written_header(USUAL, 3)) == USUAL
     assert read_usual(written_header(Properties(), 0)) == Properties()
+
+
+@given(st.integers(0, 400), st.integers(0, 255), st.integers(1, 3))
+@example(14, 20, 1)
+def test_a_plain_job_with_any_bytes_changed_is_read_as_the_library_reads_it(place: int, value: int, count: int) -> None:
+    payload = bytearray(PLAIN)
+    for at in range(place, place + count):
+        payload[at % len(payload)] = value
+
+    found = read_usual(bytes(payload))
+
+    assert found is None or found == by_library(bytes(payload))
+
+
+@pytest.mark.parametrize("payload", [PLAIN[:-1], PLAIN + b"\x00", PLAIN[:60], PLAIN[:-20]])
+def test_a_plain_job_that_is_cut_or_longer_is_left_to_the_library(payload: bytes) -> None:
+    assert read_usual(payload) is None
+
+
+def test_what_the_producer_writes_for_a_plain_job_is_read_by_one_look() -> None:
+    assert _PLAIN.match(PLAIN)
+    assert read_usual(PLAIN) == by_library(PLAIN)
 
 
 @given(PROPERTIES)
