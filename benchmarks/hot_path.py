@@ -13,7 +13,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, cast
@@ -52,7 +52,7 @@ class Spent:
         self.each: dict[str, list[float]] = {}
 
     @contextmanager
-    def on(self, what: str, messages: int) -> Iterator[None]:
+    def on(self, what: str, messages: int) -> Generator[None]:
         before = time.process_time()
         yield
         self.each.setdefault(what, []).append((time.process_time() - before) / messages * 1e6)
@@ -141,7 +141,8 @@ async def publish(channel: Any, queue: str, messages: int) -> None:
     async def lane() -> None:
         for number in numbers:
             # Returns are told apart by the id.
-            properties = aiormq.spec.Basic.Properties(**PROPERTIES | {"message_id": str(number)})
+            given: dict[str, Any] = {**PROPERTIES, "message_id": str(number)}
+            properties = aiormq.spec.Basic.Properties(**given)
             await channel.basic_publish(BODY, routing_key=queue, properties=properties, mandatory=True, wait=False)
 
     await asyncio.gather(*(lane() for _ in range(WINDOW)))

@@ -76,19 +76,20 @@ class Publisher:
         """
         done = {} if results is None else results
         under_way = _UnderWay()
+        live: tuple[Session, Confirms] | None = None
         for position, publication in enumerate(publications):
             try:
                 check_size(publication, self._longest_body)
-                session, channel = self._flowing() or await self._open_channel()
+                live = self._flowing() or await self._open_channel()
             except AmqpJobsError as error:
                 done[position] = error
                 continue
             under_way.begin()
-            channel.publish(publication, partial(self._note, done, under_way, position, publication))
+            live[1].publish(publication, partial(self._note, done, under_way, position, publication))
             if under_way.count >= WINDOW:
-                await self._wait_for(under_way, WINDOW // 2, session, channel)
-        if under_way.count:
-            await self._wait_for(under_way, 0, session, channel)
+                await self._wait_for(under_way, WINDOW // 2, *live)
+        if live is not None:
+            await self._wait_for(under_way, 0, *live)
         return done
 
     def _hear(self, answer: "asyncio.Future[BaseException | None]", error: BaseException | None) -> None:

@@ -12,7 +12,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from types import CoroutineType
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -182,11 +181,12 @@ class Execution:
     ) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
-            result = handler.function(*arguments)
-            if isinstance(result, CoroutineType):
-                result = Begun(result)
-                if result.is_done:
-                    return result.value
+            result: Any = handler.function(*arguments)
+            if inspect.iscoroutine(result):
+                begun: Begun[Any] = Begun(result)
+                if begun.is_done:
+                    return begun.value
+                result = begun
             return await self._within(timeout, result)
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
@@ -255,7 +255,9 @@ def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callabl
         return DEFAULT_RETRY.delay_after(attempt, error, chance)
 
 
-_span = lru_cache(64)(lambda seconds: timedelta(seconds=seconds))
+@lru_cache(64)
+def _span(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 class _Overrun(TimeoutError):

@@ -235,11 +235,12 @@ def test_every_message_is_told_of_once_however_the_answers_come(data: st.DataObj
     count = data.draw(st.integers(1, 12))
     back = {name for name in range(1, count + 1) if data.draw(st.booleans())}
     refused = set[int]()
-    frames, open_tags = list[bytes](), list(range(1, count + 1))
+    frames = list[bytes]()
+    open_tags: list[int] = list(range(1, count + 1))
     while open_tags:
         tag, is_nack = data.draw(st.sampled_from(open_tags)), data.draw(st.booleans())
         is_multiple = data.draw(st.booleans())
-        covered = [each for each in open_tags if each <= tag] if is_multiple else [tag]
+        covered: list[int] = [each for each in open_tags if each <= tag] if is_multiple else [tag]
         frames += [frame for each in covered if each in back for frame in returned(str(each), b"body", 3)]
         frames.append(confirm(tag, multiple=is_multiple, nack=is_nack))
         refused |= set(covered) if is_nack else set[int]()
