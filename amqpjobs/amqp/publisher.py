@@ -160,13 +160,17 @@ class Publisher:
 
     async def _opened(self) -> tuple[Session, Confirms] | None:
         """None when the session ended meanwhile: then there will be another."""
+        if self._session is not None and self._session.is_open and self._channel is not None:
+            await self._session.ended()  # as it does when a channel closes: the next one would be lost with it
         session = await self._link.session()
         try:
             channel = await session.channel(confirms=True)
-        except (*CLIENT_ERRORS, BrokerUnavailableError) as error:
+        except Exception as error:
             if not session.is_open:
                 return None
-            raise BrokerUnavailableError(f"No channel could be opened: {error!r}") from error
+            if isinstance(error, (*CLIENT_ERRORS, BrokerUnavailableError)) or type(error) is Exception:
+                raise BrokerUnavailableError(f"No channel could be opened: {error!r}") from error
+            raise
         self._session, self._channel = session, confirms_of(session, channel)
         return session, self._channel
 
