@@ -33,6 +33,10 @@ OTHERS = [
 ]
 
 
+def without_end(frames: list[bytes], number: int) -> list[bytes]:
+    return [frame[:-1] + b"\x00" if n == number else frame for n, frame in enumerate(frames)]
+
+
 class Recorder(Exit):
     """An exit that keeps what it takes."""
 
@@ -130,6 +134,9 @@ async def test_a_message_as_long_as_many_frames_comes_whole() -> None:
         (b"HTTP/1.1 400 Bad Request\r\n", "a frame of type 72"),
         (framed(5, b""), "a frame of type 5"),
         (framed(METHOD, b"\x00\x0a\x00\x3d")[:-1] + b"\x00", "a frame without its end"),
+        (b"".join(without_end(delivery(1, b"body"), 0)), "a frame without its end"),
+        (b"".join(without_end(delivery(1, b"body"), 1)), "a frame without its end"),
+        (b"".join(without_end(delivery(1, b"body"), 2)), "a frame without its end"),
         (struct.pack(">BHI", BODY, 1, 2**31), "a frame of 2147483648 bytes"),
         (framed(METHOD, deliver_method(1)) * 2, "a method within a message"),
         (framed(METHOD, deliver_method(1)) + framed(BODY, b"x"), "out of its order"),
@@ -137,7 +144,20 @@ async def test_a_message_as_long_as_many_frames_comes_whole() -> None:
         (b"".join(delivery(1, b"body")[:2]) + framed(BODY, b"bodies"), "longer than it says"),
         (framed(METHOD, deliver_method(1)) + framed(HEADER, b"\x00\x3c"), "without its size"),
     ],
-    ids=["http", "type", "end", "long", "twice", "no header", "two headers", "body", "short header"],
+    ids=[
+        "http",
+        "type",
+        "end",
+        "method end",
+        "header end",
+        "body end",
+        "long",
+        "twice",
+        "no header",
+        "two headers",
+        "body",
+        "short header",
+    ],
 )
 async def test_garbage_ends_the_connection_and_says_why(stream: bytes, what: str) -> None:
     road, one, _ = await led([stream, b"".join(delivery(2, b"after"))])
