@@ -84,7 +84,7 @@ class Client:
         if options.get("job_id") is not None and len(every) > 1:
             raise ValueError("job_id is for one job; enqueue_many gives each its own.")
         deadline = self._deadline(options)
-        envelopes = [self._drafts.envelope(job, options) for job in every]
+        envelopes = self._drafts.envelopes(every, options)
         with around_together(self._middlewares, envelopes):
             return await self._enqueue_together(every, envelopes, deadline, options)
 

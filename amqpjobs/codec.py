@@ -22,10 +22,10 @@ from typing import Any, Generic, TypeVar, cast
 import orjson
 from pydantic import ValidationError
 
-from amqpjobs.envelope import Envelope, new_id
+from amqpjobs.envelope import Envelope, make_envelope, new_id
 from amqpjobs.errors import InvalidArgumentsError, TooLargeError, UnreadableError
 from amqpjobs.job import Job, options_of, payload_of, upgrades_of
-from amqpjobs.wire import Delivery, Headers, HeaderValue, Properties, table_size
+from amqpjobs.wire import Delivery, Headers, HeaderValue, Properties, make_properties, table_size
 
 J = TypeVar("J", bound=Job[Any])
 R = TypeVar("R")
@@ -52,7 +52,10 @@ _OURS = frozenset(
 )
 #: Headers the broker adds, which must not be sent back to it (≤ 4.0.0 then drops the message).
 _BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+_NOT_FOREIGN = (PREFIX, *_BROKERS)
 _ROUTING = ("CC", "BCC")
+#: What a job that has not been tried has at most, if nothing special was asked for.
+_USUAL = frozenset({"amqpjobs-id", "amqpjobs-attempt", "amqpjobs-version"})
 _PACKAGE = str(Path(__file__).parent)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -81,30 +84,29 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         headers[CRASHES_HEADER] = envelope.crashes
     if envelope.version is not None:
         headers["amqpjobs-version"] = envelope.version
-    for name, text in (
-        ("parent", envelope.parent),
-        ("root", envelope.root),
-        ("schedule", envelope.schedule),
-        ("copy", envelope.copy),
-        ("queue", envelope.queue or None),
-        ("exchange", envelope.exchange or None),
-    ):
-        if text is not None:
-            headers[PREFIX + name] = text
+    texts = (
+        ("amqpjobs-parent", envelope.parent),
+        ("amqpjobs-root", envelope.root),
+        ("amqpjobs-schedule", envelope.schedule),
+        ("amqpjobs-copy", envelope.copy),
+        ("amqpjobs-queue", envelope.queue or None),
+        ("amqpjobs-exchange", envelope.exchange or None),
+    )
+    headers |= {name: text for name, text in texts if text is not None}
     for name, time in (
-        ("run-at", envelope.run_at),
-        ("expires-at", envelope.expires_at),
-        ("first-at", envelope.first_at),
-        ("unknown-since", envelope.unknown_since),
-        ("doubt-since", envelope.doubt_since),
+        ("amqpjobs-run-at", envelope.run_at),
+        ("amqpjobs-expires-at", envelope.expires_at),
+        ("amqpjobs-first-at", envelope.first_at),
+        ("amqpjobs-unknown-since", envelope.unknown_since),
+        ("amqpjobs-doubt-since", envelope.doubt_since),
     ):
         if time is not None:
-            headers[PREFIX + name] = milliseconds(time)
+            headers[name] = milliseconds(time)
     if envelope.max_attempts is not None:
         headers["amqpjobs-max-attempts"] = envelope.max_attempts
     if envelope.timeout is not None:
         headers["amqpjobs-timeout-ms"] = max(1, round(envelope.timeout * 1000))
-    return Properties(
+    return make_properties(
         headers=headers,
         kind=envelope.kind,
         message_id=new_id(),
@@ -130,38 +132,45 @@ def decode(delivery: Delivery) -> Envelope:
         raise UnreadableError(
             f"The content encoding {properties.content_encoding[:40]!r} is not read here; send plain JSON."
         )
-    return Envelope(
+    return make_envelope(
         kind=properties.kind,
         payload=delivery.body,
         job_id=_text(headers, "id") or properties.message_id or new_id(),
-        exchange=_text(headers, "exchange") or "",
         queue=delivery.queue,
         attempt=_number(headers, "attempt", least=1) or 1,
-        crashes=_number(headers, "crashes") or 0,
         version=_number(headers, "version", least=1),
         enqueued_at=properties.timestamp,
-        run_at=_time(headers, "run-at"),
-        expires_at=_time(headers, "expires-at"),
-        max_attempts=_number(headers, "max-attempts", least=1),
-        timeout=_seconds(headers, "timeout-ms"),
         priority=properties.priority,
-        parent=_text(headers, "parent"),
-        root=_text(headers, "root"),
-        schedule=_text(headers, "schedule"),
-        copy=_text(headers, "copy"),
-        doubt_since=_time(headers, "doubt-since"),
-        first_at=_time(headers, "first-at"),
-        unknown_since=_time(headers, "unknown-since"),
         app_id=properties.app_id,
         correlation_id=properties.correlation_id,
         reply_to=properties.reply_to,
-        headers=foreign(headers),
+        **({} if headers.keys() <= _USUAL else _unusual(headers)),
     )
+
+
+def _unusual(headers: Headers) -> dict[str, Any]:
+    """What most jobs have nothing of."""
+    return {
+        "exchange": _text(headers, "exchange") or "",
+        "crashes": _number(headers, "crashes") or 0,
+        "run_at": _time(headers, "run-at"),
+        "expires_at": _time(headers, "expires-at"),
+        "max_attempts": _number(headers, "max-attempts", least=1),
+        "timeout": _seconds(headers, "timeout-ms"),
+        "parent": _text(headers, "parent"),
+        "root": _text(headers, "root"),
+        "schedule": _text(headers, "schedule"),
+        "copy": _text(headers, "copy"),
+        "doubt_since": _time(headers, "doubt-since"),
+        "first_at": _time(headers, "first-at"),
+        "unknown_since": _time(headers, "unknown-since"),
+        "headers": foreign(headers),
+    }
 
 
 def job_from(cls: type[J], payload: bytes, version: int | None = None) -> J:
     """The typed job of a payload; without a version it is of the current one. Raises InvalidArgumentsError."""
-    current = payload if version is None else _upgraded(cls, payload, version)
+    current = payload if version in (None, cls.__amqpjobs__.version) else _upgraded(cls, payload, version or 1)
     try:
         return cls.model_validate_json(current)
     except ValidationError as error:
@@ -251,7 +260,7 @@ def foreign(headers: Headers) -> dict[str, HeaderValue]:
     return {
         name: value
         for name, value in headers.items()
-        if name == CUT_HEADER or not (name.startswith((PREFIX, *_BROKERS)) or name in _ROUTING)
+        if name == CUT_HEADER or not (name.startswith(_NOT_FOREIGN) or name in _ROUTING)
     }
 
 

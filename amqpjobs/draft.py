@@ -3,6 +3,7 @@
 It needs no connection, so whoever enqueues later can learn now whether that is possible at all.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -11,12 +12,12 @@ from amqpjobs.amqp.publisher import check_size
 from amqpjobs.clock import Clock, Seconds, in_seconds
 from amqpjobs.codec import check_headers, encode
 from amqpjobs.context import current_context
-from amqpjobs.envelope import Envelope, new_id
+from amqpjobs.envelope import Envelope, make_envelope, new_id
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.job import Job, JobOptions, check_name, hint, options_of, payload_of
 from amqpjobs.settings import Settings
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology
-from amqpjobs.wire import Publication
+from amqpjobs.wire import Publication, make_publication
 
 _OPTIONS = tuple(EnqueueOptions.__annotations__)
 
@@ -50,19 +51,29 @@ class Drafts:
 
     def envelope(self, job: Job[Any] | WrittenJob, options: EnqueueOptions) -> Envelope:
         """Raises TypeError, ValueError, DefinitionError or TooLargeError for what cannot be."""
-        _check_options(options)
+        if options:
+            _check_options(options)
+        return self._envelope(job, options)
+
+    def envelopes(self, jobs: Iterable[Job[Any]], options: EnqueueOptions) -> list[Envelope]:
+        """Of many jobs with the same options. Raises as for one."""
+        if options:
+            _check_options(options)
+        return [self._envelope(job, options) for job in jobs]
+
+    def _envelope(self, job: Job[Any] | WrittenJob, options: EnqueueOptions) -> Envelope:
         own, payload = (
             (job.options, job.payload) if isinstance(job, WrittenJob) else (options_of(type(job)), payload_of(job))
         )
         now = self._clock.now()
         expires = _first(options.get("expires"), own.expires)
         timeout = options.get("timeout")
-        headers = dict(own.headers) | dict(options.get("headers") or {})
+        headers = {**own.headers, **(options.get("headers") or {})}
         if headers:
             check_headers(headers)
         parent = current_context()
         job_id = options.get("job_id") or new_id()
-        return Envelope(
+        return make_envelope(
             kind=own.kind,
             payload=payload,
             job_id=job_id,
@@ -70,7 +81,7 @@ class Drafts:
             queue=options.get("queue") or own.queue,
             version=own.version,
             enqueued_at=now,
-            run_at=_run_at(options, own.delay, now),
+            run_at=_run_at(options, own.delay, now) if options or own.delay else None,
             expires_at=None if expires is None else now + timedelta(seconds=in_seconds(expires)),
             max_attempts=options.get("max_attempts"),
             timeout=None if timeout is None else in_seconds(timeout),
@@ -85,7 +96,7 @@ class Drafts:
         """The message of an envelope, by default to where its kind or queue says."""
         now = self._clock.now()
         route = route or self._route(envelope, now)
-        return Publication(
+        return make_publication(
             exchange=route.exchange,
             routing_key=route.key,
             body=envelope.payload,
@@ -149,4 +160,7 @@ def seconds_until(run_at: datetime | None, now: datetime) -> float:
 
 
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from amqpjobs.wire import HeaderValue
+from amqpjobs.wire import HeaderValue, maker_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,9 @@ class Envelope:
         def evolve(self, **changes: Any) -> "Envelope": ...
     else:
         evolve = replace
+
+
+make_envelope = maker_of(Envelope)
 
 
 def new_id() -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Generic, Literal, Protocol, TypedDict, TypeVar
 
 from typing_extensions import Unpack
@@ -73,4 +74,9 @@ class Enqueue(Protocol):
 
 def result_of(job: Job[R]) -> type[R]:
     """The result type of a job object."""
-    return type(job).result_type()
+    return _result_type(type(job))
+
+
+@lru_cache(1024)
+def _result_type(job: type[Job[R]]) -> type[R]:
+    return job.result_type()

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     #: Larger bodies are neither sent nor run. RabbitMQ 4 takes 16 MiB at most.
     max_body: int = Field(default=8 * 1024 * 1024, ge=1, le=512 * 1024 * 1024)
 
+    #: Whether deliveries, acks and publications pass by the client library, which is far cheaper.
+    fast_lane: bool = True
     #: Heartbeat of a connection; a dead peer is noticed after at most three.
     heartbeat: int = Field(default=10, ge=1, le=600)
     #: Deadline of one attempt to connect.

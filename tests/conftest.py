@@ -7,6 +7,8 @@ install: a suite that skips them would prove nothing.
 
 `--broker embedded:4.0` gives those that only need `url` the project's own broker instead, which behaves like
 that version (3.10, 4.0 or 4.3; plain `embedded` is 4.0): the same tests, with the same assertions.
+
+`--no-fast-lane` lets everything go through the client library, as AMQPJOBS_FAST_LANE=false does.
 """
 
 import os
@@ -40,14 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=float, metavar="MINUTES", help="soak for so long, and not for some seconds")
     parser.addoption("--broker", default=RABBITMQ, help="rabbitmq, or embedded[:3.10|4.0|4.3] (see tests/conftest.py)")
 
+    parser.addoption("--no-fast-lane", action="store_true", help="let everything go through the client library")
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     # A busy machine is no failure.
     hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     hypothesis.settings.load_profile("any machine")
     # Settings of whoever runs the tests must not change what they show.
     for name in [name for name in os.environ if name.startswith("AMQPJOBS_") and name != TEST_URL]:
         del os.environ[name]
+    if config.getoption("--no-fast-lane"):
+        os.environ["AMQPJOBS_FAST_LANE"] = "false"
 
 
 @pytest.fixture(scope="session")

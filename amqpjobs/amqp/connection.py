@@ -21,7 +21,8 @@ import aiormq.exceptions
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
-from amqpjobs.amqp.guard import GuardedTransport
+from amqpjobs.amqp.lane import AROUND, UNLIMITED, Lane
+from amqpjobs.amqp.transport import GuardedTransport
 from amqpjobs.amqp.waits import Waits
 from amqpjobs.clock import end_task, is_cancelled
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError
@@ -51,8 +52,13 @@ class Session:
     def __init__(self, connection: AbstractConnection, transport: GuardedTransport) -> None:
         self._connection = connection
         self._transport = transport
+        #: What passes by the client library; None: nothing does.
+        self.lane: Lane | None = transport.lane
+        if self.lane is not None:
+            frame_max = connection.connection_tune.frame_max
+            self.lane.longest = frame_max - AROUND if frame_max else UNLIMITED
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        _closing(connection).add_done_callback(self._on_closed)
+        closing_of(connection).add_done_callback(self._on_closed)
         #: Around what waits for room on the connection; raises BrokerUnavailableError when it ends.
         self.waits = Waits()
         #: Set while publications are taken, and when it has ended.
@@ -89,7 +95,7 @@ class Session:
     async def channel(self, *, confirms: bool) -> Channel:
         """A channel of its own; when it closes, the session fails."""
         channel = await self._open(confirms=confirms)
-        _closing(channel).add_done_callback(self._on_closed)
+        closing_of(channel).add_done_callback(self._on_closed)
         return channel
 
     @contextlib.asynccontextmanager
@@ -116,6 +122,8 @@ class Session:
     async def close(self) -> None:
         """Close the connection in good order, or drop it when it does not answer."""
         self.fail(None)
+        if self.lane is not None:
+            self.lane.finish()
         try:
             with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
                 await asyncio.wait_for(self._connection.close(), 5)
@@ -201,7 +209,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _closing(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
+def closing_of(closable: AbstractConnection | Channel) -> "asyncio.Future[object]":
     """Done when it is closed; the library leaves its type open."""
     return cast("asyncio.Future[object]", closable.closing)  # pyright: ignore[reportUnknownMemberType]
 
@@ -354,7 +362,7 @@ def _future() -> "asyncio.Future[Session]":
 
 async def open_session(url: str, settings: Settings, role: str) -> Session:
     """Connect once. Raises BrokerUnavailableError or AccessRefusedError."""
-    guard = GuardedTransport()
+    guard = GuardedTransport(fast_lane=settings.fast_lane)
     try:
         async with asyncio.timeout(settings.connect_timeout):
             connection = await _opened(url, settings, role, guard)

@@ -4,7 +4,6 @@ Each delivery is handed on as a value of ours, at once and without waiting: the 
 callbacks in tasks that it cancels when their channel closes.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import aiormq
@@ -12,11 +11,10 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Session
-from amqpjobs.amqp.guard import DEFECT_HEADER
+from amqpjobs.amqp.guard import DEFECT_HEADER, properties_of
+from amqpjobs.amqp.loans import Loans, OnDelivery
 from amqpjobs.errors import BrokerUnavailableError
-from amqpjobs.wire import Delivery, Headers, Properties
-
-OnDelivery = Callable[[Delivery], None]
+from amqpjobs.wire import Delivery
 
 
 class ChannelSettler:
@@ -85,11 +83,13 @@ class Consumer:
 
 
 async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_delivery: OnDelivery) -> Consumer:
-    """Start consuming `queue`, which the app knows as `name`."""
+    """Start consuming `queue`, which the app knows as `name`. Deliveries may come before this returns."""
     channel = await session.channel(confirms=False)
     settler = ChannelSettler(session, channel)
+    if session.lane is not None:
+        session.lane.add(channel.number, Loans(session.lane, channel.number, session, name, on_delivery))
 
-    async def received(message: DeliveredMessage) -> None:
+    async def received(message: DeliveredMessage) -> None:  # where there is no lane
         on_delivery(delivery_of(message, name, settler))
 
     async def cancelled(frame: Any) -> None:
@@ -104,29 +104,17 @@ async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_
 def delivery_of(message: DeliveredMessage, name: str, settler: ChannelSettler) -> Delivery:
     """The library's message, consumed or got, as a value of ours."""
     frame = cast("aiormq.spec.Basic.Deliver", message.delivery)
-    given = message.header.properties
-    headers = cast("Headers", given.headers or {})
+    properties = properties_of(message.header.properties)
     return Delivery(
         body=message.body,
-        properties=Properties(
-            headers=headers,
-            kind=given.message_type,
-            message_id=given.message_id,
-            correlation_id=given.correlation_id,
-            reply_to=given.reply_to,
-            app_id=given.app_id,
-            content_type=given.content_type,
-            content_encoding=given.content_encoding,
-            priority=given.priority,
-            timestamp=given.timestamp,
-        ),
+        properties=properties,
         queue=name,
         exchange=frame.exchange or "",
         routing_key=frame.routing_key or "",
         redelivered=bool(frame.redelivered),
         tag=frame.delivery_tag or 0,
         settler=settler,
-        defect=str(headers.get(DEFECT_HEADER, "")),
+        defect=str(properties.headers.get(DEFECT_HEADER, "")),
     )
 
 

@@ -14,12 +14,14 @@ Reading is buffered here as well, which saves the library two waits a frame.
 import asyncio
 import struct
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, cast
 
 import aiormq
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.header import ContentHeader
-from yarl import URL
+
+from amqpjobs.amqp.properties import read_usual
+from amqpjobs.wire import Properties
 
 #: Headers of a replaced frame: what is wrong with the original, and its raw bytes.
 DEFECT_HEADER = "amqpjobs-defect"
@@ -38,14 +40,14 @@ _CHUNK = 256 * 1024
 OnBlocked = Callable[[str | None], None]
 
 
-def _ignore(reason: str | None) -> None:
-    pass
+def ignore(reason: str | None) -> None:
+    """Nobody wants to hear it."""
 
 
 class GuardedReader:
     """The part of StreamReader that the library uses, one checked frame at a time."""
 
-    def __init__(self, source: asyncio.StreamReader, on_blocked: OnBlocked = _ignore) -> None:
+    def __init__(self, source: asyncio.StreamReader, on_blocked: OnBlocked = ignore) -> None:
         self._source = source
         self._on_blocked = on_blocked
         self._buffer = bytearray()
@@ -115,30 +117,10 @@ class GuardedReader:
             await self._fill(self._at + n)
 
 
-class GuardedTransport(TransportFactory):
-    """Opens one transport of the library's own and puts a GuardedReader on it."""
-
-    def __init__(self) -> None:
-        self.on_blocked: OnBlocked = _ignore
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        reader, writer = await factory.create(url, **kwargs)
-        self._writer = writer
-        return cast("asyncio.StreamReader", GuardedReader(reader, self._told)), writer
-
-    def abort(self) -> None:
-        """Let go of the socket, whatever still waits to be sent."""
-        if self._writer is not None:
-            self._writer.transport.abort()
-
-    def _told(self, reason: str | None) -> None:
-        self.on_blocked(reason)
-
-
 def mended_header(payload: bytes) -> bytes:
     """A content header that can be decoded: this one, or one that tells what was wrong with it."""
+    if read_usual(payload) is not None:
+        return payload
     header = ContentHeader()
     try:
         header.unmarshal(payload)
@@ -147,6 +129,41 @@ def mended_header(payload: bytes) -> bytes:
     except Exception as error:  # whatever hostile bytes make the library raise, RecursionError too
         return _told_header(payload, error)
     return payload
+
+
+def read_header(payload: bytes) -> Properties:
+    """The properties of a content header, or what was wrong with them, as the library's decoding has them."""
+    usual = read_usual(payload)
+    if usual is not None:
+        return usual
+    header = ContentHeader()
+    header.unmarshal(mended_header(payload))
+    return properties_of(header.properties)
+
+
+def properties_of(given: aiormq.spec.Basic.Properties) -> Properties:
+    """The library's properties as a value of ours."""
+    headers: Any = given.headers
+    return Properties(
+        headers=headers or {},
+        kind=given.message_type,
+        message_id=given.message_id,
+        correlation_id=given.correlation_id,
+        reply_to=given.reply_to,
+        app_id=given.app_id,
+        content_type=given.content_type,
+        content_encoding=given.content_encoding,
+        priority=given.priority,
+        timestamp=given.timestamp,
+    )
+
+
+@lru_cache(256)
+def read_names(raw: bytes) -> tuple[str, str]:
+    """Exchange and routing key at the end of a basic.deliver, whatever bytes they are."""
+    key = 1 + raw[0]
+    end = key + 1 + raw[key]
+    return _text(raw[1:key])[1:].decode(), _text(raw[key + 1 : end])[1:].decode()
 
 
 def mended_deliver(payload: bytes) -> bytes:

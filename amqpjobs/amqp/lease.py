@@ -60,6 +60,8 @@ class Lease:
         with told_of_consuming():
             await candidacy.begin(self._queue)
         self._candidacy = candidacy
+        if candidacy.is_held:  # a token came before we knew that we consume
+            self._changed.set()
         self._pulsing = asyncio.create_task(candidacy.pulse(self._pulse), name=f"amqpjobs lease {self._queue}")
 
     async def won(self) -> Session:

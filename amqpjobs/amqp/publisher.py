@@ -11,15 +11,12 @@ pile up in memory, and who was waiting may go on when the alarm is over.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, cast
+from functools import partial
 
-import aiormq
 import aiormq.exceptions
-from aiormq.channel import Channel
 
+from amqpjobs.amqp.confirms import Confirms, Refused, Returned, confirms_of
 from amqpjobs.amqp.connection import CLIENT_ERRORS, Line, Session
-from amqpjobs.amqp.table import ExactProperties
-from amqpjobs.clock import is_cancelled
 from amqpjobs.errors import (
     AmqpJobsError,
     BrokerUnavailableError,
@@ -29,12 +26,10 @@ from amqpjobs.errors import (
     UnconfirmedError,
     UnroutableError,
 )
-from amqpjobs.wire import Properties, Publication, table_size
+from amqpjobs.wire import Publication, table_size
 
 #: Publishes under way at once in `send_all`.
 WINDOW = 200
-#: Bodies above so many bytes wait for the socket, so that a window of them is not all in memory.
-DRAIN_ABOVE = 64 * 1024
 #: A frame has 131,072 bytes as RabbitMQ is delivered; the other properties need up to 2,600.
 LONGEST_HEADERS = 128_000
 #: Seconds without any confirm after which who stops waiting takes the channel for stuck.
@@ -48,7 +43,7 @@ class Publisher:
         self._link = link
         self._longest_body = longest_body
         self._session: Session | None = None
-        self._channel: Channel | None = None
+        self._channel: Confirms | None = None
         self._opening = asyncio.Lock()
         self._confirmed = 0
 
@@ -60,111 +55,162 @@ class Publisher:
         """
         check_size(publication, self._longest_body)
         session, channel = await self._open_channel()
-        before, started = self._confirmed, asyncio.get_running_loop().time()
+        watch = _Watch(session, self._confirmed)
+        answer: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        channel.publish(publication, partial(self._hear, answer))
         try:
-            await channel.basic_publish(
-                publication.body,
-                exchange=publication.exchange,
-                routing_key=publication.routing_key,
-                properties=_properties(publication.properties),
-                mandatory=True,
-                wait=len(publication.body) > DRAIN_ABOVE,
-            )
-        except asyncio.CancelledError as error:
-            if not is_cancelled():
-                raise _failed(publication, error) from error
-            waited = asyncio.get_running_loop().time() - max(started, session.since)
-            if self._confirmed == before and waited > STUCK_AFTER and not session.blocked:
-                self._drop(session, channel)
+            error = await answer
+        except asyncio.CancelledError:
+            self._drop_if_stuck(watch, channel)
             raise
-        except aiormq.exceptions.PublishError as error:
-            self._confirmed += 1  # the broker answers
-            raise _unroutable(publication) from error
-        except aiormq.exceptions.DeliveryError as error:
-            self._confirmed += 1
-            raise RefusedError(
-                f"The broker refused {_what(publication)}: a queue it goes to is full or cannot take it now."
-            ) from error
-        except CLIENT_ERRORS as error:
-            raise _failed(publication, error) from error
-        except Exception as error:  # the library's bare ones, when the connection was closed in good order
-            if session.is_open:
-                raise
-            raise _failed(publication, error) from error
-        self._confirmed += 1
+        if error is not None:
+            raise _told(publication, error) from error
 
     async def send_all(
         self, publications: Iterable[Publication], results: dict[int, BaseException | None] | None = None
     ) -> dict[int, BaseException | None]:
-        """Publish them pipelined. Callers bound the wait.
+        """Publish them pipelined, in their order. Callers bound the wait.
 
         The results are by position: what went wrong, or None. Who passes the dictionary has
         those known so far also when the wait is cut short.
         """
         done = {} if results is None else results
-        todo = enumerate(publications)
-
-        async def lane() -> None:
-            for position, publication in todo:
-                try:
-                    await self.send(publication)
-                    done[position] = None
-                except AmqpJobsError as error:
-                    done[position] = error
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(WINDOW):
-                group.create_task(lane())
+        under_way = _UnderWay()
+        live: tuple[Session, Confirms] | None = None
+        for position, publication in enumerate(publications):
+            try:
+                check_size(publication, self._longest_body)
+                live = self._flowing() or await self._open_channel()
+            except AmqpJobsError as error:
+                done[position] = error
+                continue
+            under_way.begin()
+            live[1].publish(publication, partial(self._note, done, under_way, position, publication))
+            if under_way.count >= WINDOW:
+                await self._wait_for(under_way, WINDOW // 2, *live)
+        if live is not None:
+            await self._wait_for(under_way, 0, *live)
         return done
 
-    def _drop(self, session: Session, channel: Channel) -> None:
-        if not channel.is_closed:
+    def _hear(self, answer: "asyncio.Future[BaseException | None]", error: BaseException | None) -> None:
+        self._confirmed += _is_answer(error)
+        if not answer.done():  # nobody waits for it any more
+            answer.set_result(error)
+
+    def _note(
+        self,
+        done: dict[int, BaseException | None],
+        under_way: "_UnderWay",
+        position: int,
+        publication: Publication,
+        error: BaseException | None,
+    ) -> None:
+        """One of many has its answer."""
+        if error is None:
+            self._confirmed += 1
+            done[position] = None
+        else:
+            self._confirmed += _is_answer(error)
+            told = done[position] = _told(publication, error)
+            told.__cause__ = error
+        under_way.end()
+
+    async def _wait_for(self, under_way: "_UnderWay", most: int, session: Session, channel: Confirms) -> None:
+        """Until no more than so many are under way."""
+        watch = _Watch(session, self._confirmed)
+        try:
+            await under_way.until(most)
+        except asyncio.CancelledError:
+            self._drop_if_stuck(watch, channel)
+            raise
+
+    def _drop_if_stuck(self, watch: "_Watch", channel: Confirms) -> None:
+        session = watch.session
+        waited = asyncio.get_running_loop().time() - max(watch.started, session.since)
+        is_silent = self._confirmed == watch.confirmed and waited > STUCK_AFTER
+        if is_silent and not session.blocked and not channel.is_closed:
             session.fail(UnconfirmedError("The broker confirmed nothing within the deadline."))
 
-    async def _open_channel(self) -> tuple[Session, Channel]:
+    async def _open_channel(self) -> tuple[Session, Confirms]:
         """One on which the broker takes publications now."""
         while True:
             live = self._live()
             if live is None:
                 async with self._opening:
                     live = self._live() or await self._opened()
-            if live is not None and not live[0].blocked:
+            if live is None:
+                continue
+            session, channel = live
+            if session.blocked:
+                await session.unblocked()
+            elif not channel.has_room:
+                await channel.room()
+            else:
                 return live
-            if live is not None:
-                await live[0].unblocked()
 
-    def _live(self) -> tuple[Session, Channel] | None:
+    def _flowing(self) -> tuple[Session, Confirms] | None:
+        """The one there is, if it takes publications without any wait."""
+        live = self._live()
+        return live if live is not None and live[1].has_room and not live[0].blocked else None
+
+    def _live(self) -> tuple[Session, Confirms] | None:
         if self._session is None or self._channel is None:
             return None
         return (self._session, self._channel) if self._session.is_open and not self._channel.is_closed else None
 
-    async def _opened(self) -> tuple[Session, Channel] | None:
+    async def _opened(self) -> tuple[Session, Confirms] | None:
         """None when the session ended meanwhile: then there will be another."""
+        if self._session is not None and self._session.is_open and self._channel is not None:
+            await self._session.ended()  # as it does when a channel closes: the next one would be lost with it
         session = await self._link.session()
         try:
             channel = await session.channel(confirms=True)
-        except (*CLIENT_ERRORS, BrokerUnavailableError) as error:
+        except Exception as error:
             if not session.is_open:
                 return None
-            raise BrokerUnavailableError(f"No channel could be opened: {error!r}") from error
-        self._session, self._channel = session, channel
-        return session, channel
+            if isinstance(error, (*CLIENT_ERRORS, BrokerUnavailableError)) or type(error) is Exception:
+                raise BrokerUnavailableError(f"No channel could be opened: {error!r}") from error
+            raise
+        self._session, self._channel = session, confirms_of(session, channel)
+        return session, self._channel
 
 
-def _properties(own: Properties) -> aiormq.spec.Basic.Properties:
-    return ExactProperties(
-        content_type=own.content_type,
-        content_encoding=own.content_encoding,
-        headers=cast("Any", own.headers) or None,
-        delivery_mode=2,
-        priority=own.priority,
-        correlation_id=own.correlation_id,
-        reply_to=own.reply_to,
-        message_id=own.message_id,
-        timestamp=own.timestamp,
-        message_type=own.kind,
-        app_id=own.app_id,
-    )
+class _UnderWay:
+    """How many publishes of one call have no answer yet."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._most = -1
+        self._few = asyncio.Event()
+
+    def begin(self) -> None:
+        self.count += 1
+
+    def end(self) -> None:
+        self.count -= 1
+        if self.count <= self._most:
+            self._few.set()
+
+    async def until(self, most: int) -> None:
+        """Wait until there are no more than so many."""
+        self._few.clear()
+        self._most = most
+        if self.count > most:
+            await self._few.wait()
+
+
+class _Watch:
+    """What there was when somebody began to wait."""
+
+    def __init__(self, session: Session, confirmed: int) -> None:
+        self.session = session
+        self.confirmed = confirmed
+        self.started = asyncio.get_running_loop().time()
+
+
+def _is_answer(error: BaseException | None) -> bool:
+    """Whether the broker said anything of the message itself."""
+    return error is None or isinstance(error, Returned | Refused)
 
 
 def check_size(publication: Publication, longest_body: int) -> None:
@@ -183,8 +229,13 @@ def check_size(publication: Publication, longest_body: int) -> None:
         )
 
 
-def _failed(publication: Publication, error: BaseException) -> EnqueueError:
+def _told(publication: Publication, error: BaseException) -> EnqueueError:
+    """What a channel tells of a message, in words for who sent it."""
     what = _what(publication)
+    if isinstance(error, Returned):
+        return _unroutable(publication)
+    if isinstance(error, Refused):
+        return RefusedError(f"The broker refused {what}: a queue it goes to is full or cannot take it now.")
     if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
         return RefusedError(f"The broker refused {what}: {error}. Give the user write on that exchange.")
     if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):

@@ -9,11 +9,12 @@ import struct
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, cast
 
 import aiormq
 
-_LONG = struct.Struct(">I")
+_LONG, _STRING, _INTEGER = struct.Struct(">I"), struct.Struct(">cI"), struct.Struct(">ci")
 
 
 class ExactProperties(aiormq.spec.Basic.Properties):
@@ -25,12 +26,23 @@ class ExactProperties(aiormq.spec.Basic.Properties):
 
 def encode_table(table: Mapping[str, object]) -> bytes:
     """A field table, with its length before it."""
-    return _counted(b"".join(_field(name, value) for name, value in table.items()))
+    parts = list[bytes]()
+    for name, value in table.items():
+        # Nearly all are one of these.
+        if type(value) is str:
+            raw = value.encode("utf-8", "surrogatepass")
+            parts += (_name(name), _STRING.pack(b"S", len(raw)), raw)
+        elif type(value) is int and -(2**31) <= value < 2**31:
+            parts += (_name(name), _INTEGER.pack(b"I", value))
+        else:
+            parts += (_name(name), _value(value))
+    return _counted(b"".join(parts))
 
 
-def _field(name: str, value: object) -> bytes:
+@lru_cache(256)
+def _name(name: str) -> bytes:
     key = name.encode("utf-8", "surrogatepass")[:255]
-    return bytes([len(key)]) + key + _value(value)
+    return bytes([len(key)]) + key
 
 
 def _value(value: object) -> bytes:

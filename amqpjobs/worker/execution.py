@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -39,6 +39,7 @@ from amqpjobs.outcome import (
 )
 from amqpjobs.registry import DEFAULT_RETRY, Handler, Registry
 from amqpjobs.settings import Settings
+from amqpjobs.worker.begun import Begun
 from amqpjobs.worker.joint import Member, Seat, entries
 from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.threads import Threads
@@ -116,7 +117,7 @@ class Execution:
 
     async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
         max_attempts, timeout = self.bounds(envelope, handler)
-        context = JobContext[Any](
+        context: JobContext[Any] = JobContext(
             envelope=envelope,
             state=self._state,
             max_attempts=max_attempts,
@@ -166,7 +167,7 @@ class Execution:
         return entries(result, handler.job, len(members))
 
     def _deadline(self, timeout: float) -> datetime | None:
-        return self._clock.now() + timedelta(seconds=timeout) if timeout < ENDLESS else None
+        return self._clock.now() + _span(timeout) if timeout < ENDLESS else None
 
     async def _run_elsewhere(
         self, processes: Processes, handler: Handler, timeout: float, context: JobContext[Any]
@@ -183,7 +184,13 @@ class Execution:
     ) -> object:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
-            return await self._within(timeout, handler.function(*arguments))
+            result: Any = handler.function(*arguments)
+            if inspect.iscoroutine(result):
+                begun: Begun[Any] = Begun(result)
+                if begun.is_done:
+                    return begun.value
+                result = begun
+            return await self._within(timeout, result)
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
         if self._clock.monotonic() - started > timeout:
@@ -249,6 +256,11 @@ def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callabl
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
         return DEFAULT_RETRY.delay_after(attempt, error, chance)
+
+
+@lru_cache(64)
+def _span(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 def _no_handler(envelope: Envelope) -> UnknownKindError:

@@ -52,9 +52,11 @@ class Intake:
     def take(self) -> list[Run]:
         """What begins next in one slot: a run, or those of a batch. Empty: nothing waits, or no slot is free."""
         load = self._slots.take()
+        if load is None:
+            return []
         if isinstance(load, Pack):
             return [Run(delivery, seat) for delivery, seat in self._batches.seats(load)]
-        return [] if load is None else [Run(load)]
+        return [Run(load)]
 
     def leave(self, run: Run) -> None:
         """A run has ended, and leaves its slot, unless others of its batch are still there."""

@@ -70,9 +70,10 @@ class Running:
         return len(self._runs)
 
     def begin(self, runs: Iterable[Run]) -> None:
+        loop = asyncio.get_running_loop()
         for run in runs:
             self._runs.add(run)
-            run.task = asyncio.create_task(self._work(run))
+            run.task = loop.create_task(self._work(run))
 
     def rejoin(self, delivery: Delivery) -> bool:
         """A run gets back the delivery that it lost; one that has ended settles it now. False: it is nobody's."""

@@ -20,6 +20,8 @@ class Slots:
         self._free = concurrency
         self._strict = strict
         self._waiting: dict[str, deque[Delivery | Pack]] = {queue.name: deque() for queue in queues}
+        #: How many loads wait, in all queues.
+        self._waits = 0
         self._weights = {queue.name: queue.weight for queue in queues}
         self._credit = dict.fromkeys(self._weights, 0)
         #: Taken out because their channels are gone, since `drop_lost`.
@@ -32,15 +34,17 @@ class Slots:
 
     def add(self, load: Delivery | Pack) -> None:
         """A delivery or a pack waits for its turn."""
+        self._waits += 1
         self._waiting[load.queue].append(load)
 
     def take(self) -> Delivery | Pack | None:
         """What is next, now in a slot; None when there is nothing or no slot is free."""
-        while self._free:
+        while self._free and self._waits:
             name = self._next_queue()
             if name is None:
                 return None
             load = self._waiting[name].popleft()
+            self._waits -= 1
             if load.is_open:  # else it comes again on another channel
                 self._free -= 1
                 return load
@@ -56,6 +60,7 @@ class Slots:
         for name, waiting in self._waiting.items():
             self._lost += _deliveries(each for each in waiting if not each.is_open)
             self._waiting[name] = deque(each for each in waiting if each.is_open)
+        self._waits = sum(map(len, self._waiting.values()))
         lost, self._lost = self._lost, []
         return lost
 
@@ -64,6 +69,7 @@ class Slots:
         waiting = self._all()
         for each in self._waiting.values():
             each.clear()
+        self._waits = 0
         return waiting
 
     def _all(self) -> list[Delivery]:

@@ -228,20 +228,20 @@ async def test_jobs_that_end_just_when_the_connection_is_cut_are_settled_and_lea
     async def wait(job: Note, context: JobContext[None]) -> None:
         await gate.wait()
 
-    ran, ended = record(app, kind, wait), watch(app.events, JobEnded)
+    ran = record(app, kind, wait)
     async with Worker(app, concurrency=AT_ONCE) as worker:
         await producer.enqueue_many([kind(n=n) for n in range(2 * AT_ONCE)])
         await ran.until(AT_ONCE)
         gate.set()
         faulty.proxy.cut()
-        await ended.until(2 * AT_ONCE)
 
         async def is_idle() -> bool:
-            return worker.running == 0
+            # What was acked just then comes again, so it is no use to count.
+            return {run.n for run in ran} == set(range(2 * AT_ONCE)) and worker.running == 0
 
         await eventually(is_idle)
 
-    assert {run.n for run in ran} == set(range(2 * AT_ONCE))
+    assert await faulty.bench.broker.count(work_queue(app)) == 0
 
 
 async def test_a_worker_that_is_to_stop_just_when_its_connection_is_cut_does_not_wait_for_its_grace(

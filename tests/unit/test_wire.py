@@ -1,6 +1,7 @@
 """The size of a header table is told from here, and its bytes are made in two other places."""
 
 from collections import OrderedDict
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pamqp import encode as pamqp_encode
 
 from amqpjobs.amqp.table import encode_table
-from amqpjobs.wire import HeaderValue, table_size
+from amqpjobs.wire import HeaderValue, Properties, make_properties, make_publication, table_size
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -94,3 +95,24 @@ def test_the_size_is_not_too_small_for_the_librarys_own_encoder(headers: dict[st
 @pytest.mark.parametrize(("headers", "size"), [({}, 4), ({"a": ""}, 11), ({"é": "é"}, 14), ({"a": {}}, 11)])
 def test_a_tables_size_is_told_in_bytes(headers: dict[str, HeaderValue], size: int) -> None:
     assert table_size(headers) == size
+
+
+def test_what_a_maker_makes_is_what_the_class_makes_and_as_frozen() -> None:
+    made = make_properties(kind="mail", message_id="1")
+
+    assert type(made) is Properties
+    assert made == Properties(kind="mail", message_id="1")
+    with pytest.raises(FrozenInstanceError):
+        made.kind = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  (what is tested)
+
+
+def test_what_a_maker_makes_has_its_defaults_for_itself() -> None:
+    one, other = make_properties(), make_properties()
+
+    assert one.headers == {}
+    assert one.headers is not other.headers
+
+
+def test_a_maker_asks_for_what_the_class_asks_for() -> None:
+    with pytest.raises(TypeError, match="body"):
+        make_publication(exchange="", routing_key="", properties=Properties())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  (what is tested)

@@ -1,0 +1,43 @@
+"""A coroutine that has run up to its first wait.
+
+Nothing can cut short what does not wait, so a handler that never does needs no timer: setting
+one and taking it back costs more than anything else that is done for a job.
+"""
+
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Begun(Generic[T]):
+    """Begins when it is made, in the task that awaits it later. That raises what the first step raises."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self._waits_for: object = None
+        #: Whether it is over, and then what it returned.
+        self.is_done = False
+        self.value: T
+        try:
+            self._waits_for = coroutine.send(None)
+        except StopIteration as stop:
+            self.is_done, self.value = True, stop.value
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """To be awaited at once, and once, when it is not over."""
+        waits_for = self._waits_for
+        while True:
+            step: Callable[[], object]
+            try:
+                step = partial(self._coroutine.send, (yield waits_for))
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            try:
+                waits_for = step()
+            except StopIteration as stop:
+                return cast("T", stop.value)
