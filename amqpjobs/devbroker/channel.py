@@ -224,7 +224,8 @@ class Channel:
         if isinstance(asked, commands.Tx.Select):
             if self.confirms is not None:
                 raise failed("cannot switch from confirm to tx mode")
-            self._transaction = self._transaction or Transaction(self._vhost.memory)
+            alike = self._vhost.profile.does_nack_count
+            self._transaction = self._transaction or Transaction(self._vhost.memory, are_returns_alike=alike)
             self.send(method(commands.Tx.SelectOk))
             return
         if self._transaction is None:

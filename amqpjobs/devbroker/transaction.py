@@ -21,6 +21,7 @@ class Settlement(Enum):
     DISCARD_FAILED = "discard_failed"
 
 
+_ALIKE = ({Settlement.NACK, Settlement.REJECT}, {Settlement.DISCARD, Settlement.DISCARD_FAILED})
 #: A message, whether it is mandatory, and the names of its queues.
 Publishing = tuple[Message, bool, tuple[str, ...]]
 
@@ -28,8 +29,10 @@ Publishing = tuple[Message, bool, tuple[str, ...]]
 class Transaction:
     """Bounded by the memory that the whole broker may use."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, *, are_returns_alike: bool) -> None:
+        """With `are_returns_alike` no difference is made between what was not started and what failed."""
         self._memory = memory
+        self._are_returns_alike = are_returns_alike
         self._publications: list[Publishing] = []
         self._settlements: list[tuple[Settlement, list[Loan]]] = []
         self._size = 0
@@ -42,7 +45,16 @@ class Transaction:
         self._publications.append((message, is_mandatory, names))
 
     def settle(self, how: Settlement, loans: list[Loan]) -> None:
-        self._settlements.append((how, loans))
+        """Like RabbitMQ: what is said of several deliveries, one after the other, is said once, of all of them."""
+        if self._settlements and self._is_same(how, self._settlements[-1][0]):
+            together = self._settlements[-1][1]
+            together.extend(loans)
+            together.sort(key=lambda loan: loan.tag)
+        else:
+            self._settlements.append((how, list(loans)))
+
+    def _is_same(self, how: Settlement, other: Settlement) -> bool:
+        return how is other or (self._are_returns_alike and {how, other} in _ALIKE)
 
     def take(self) -> tuple[list[Publishing], list[tuple[Settlement, list[Loan]]]]:
         """Publications and settlements so far; it starts anew."""

@@ -360,6 +360,34 @@ async def test_a_transaction_happens_as_a_whole_or_not_at_all(desk: Desk) -> Non
     assert (await desk.taken(channel, queue)).body == b"2"
 
 
+async def test_what_a_transaction_hands_back_comes_in_its_old_order_to_whose_turn_it_is(desk: Desk) -> None:
+    channel = await desk.connection.channel(publisher_confirms=False)
+    queue = await desk.queue(channel, **{"x-queue-type": "quorum"})
+    taken = asyncio.Queue[tuple[str, DeliveredMessage]]()
+
+    async def consume(name: str) -> None:
+        async def take(message: DeliveredMessage) -> None:
+            await taken.put((name, message))
+
+        await channel.basic_consume(queue, take, consumer_tag=name)
+
+    async def next_two() -> list[tuple[str, DeliveredMessage]]:
+        return [await asyncio.wait_for(taken.get(), PATIENCE) for _ in range(2)]
+
+    for body in ("first", "second"):
+        await send(channel, queue, body)
+    await channel.basic_qos(prefetch_count=2)
+    await channel.tx_select()
+    await consume("has both")
+    first, second = await next_two()
+    await consume("has none")
+    for _, message in (second, first):
+        await channel.basic_nack(tag(message))
+    await channel.tx_commit()
+
+    assert {name: message.body for name, message in await next_two()} == {"has none": b"first", "has both": b"second"}
+
+
 async def test_a_direct_reply_finds_its_way(desk: Desk) -> None:
     asker, answerer = await desk.channel(), await desk.connection.channel()
     queue = await desk.queue(asker)
