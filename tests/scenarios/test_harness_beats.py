@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from amqpjobs import App, Beat, Job, JobContext, cron, every
-from amqpjobs.beat.plan import Misfire
+from amqpjobs.beat.plan import Misfire, Overlap
 from amqpjobs.beat.schedule import Schedule
 from amqpjobs.envelope import Envelope
 from amqpjobs.errors import DefinitionError
@@ -403,3 +403,29 @@ async def test_leaving_the_block_leaves_no_beat_behind(hourly: Ticking) -> None:
         await harness.advance(hours=1)
 
     assert asyncio.all_tasks() == before
+
+
+# Overlaps
+
+
+@pytest.mark.parametrize(
+    ("overlap", "minutes"),
+    [
+        ("allow", [0, 1, 2, 3, 4, 5]),
+        ("skip", [0, 2, 4]),
+        ("queue", [0, 1, 2, 4]),  # 1 runs from 1:24, 2 from 2:48 to 4:12, and meanwhile 3 gives way to 4
+    ],
+)
+async def test_a_job_longer_than_its_interval_runs_as_its_policy_says(overlap: Overlap, minutes: list[int]) -> None:
+    app, ran = App("shop"), list[datetime]()
+
+    @app.schedule(every(60), job=Report(), overlap=overlap)
+    @app.handler(Report)
+    async def report(job: Report, ctx: JobContext[None]) -> None:
+        ran.append(instant_of(ctx.job_id))
+        await app.clock.sleep(84)
+
+    async with Harness(app, beats=True) as harness:
+        await harness.advance(minutes=5, seconds=30)
+
+    assert [(instant - START) / timedelta(minutes=1) for instant in ran] == minutes
