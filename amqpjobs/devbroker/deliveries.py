@@ -103,9 +103,9 @@ class Deliveries:
             raise unsupported(f"prefetch_size!=0 ({asked.prefetch_size})")
         if asked.global_ and self._vhost.profile.has_deprecated:
             self._limit = asked.prefetch_count
-            self._wake()
         else:
             self._prefetch, self._limit = asked.prefetch_count, 0
+        self._wake()
         self._send(method(commands.Basic.QosOk))
 
     def get(self, asked: commands.Basic.Get) -> None:

@@ -388,6 +388,23 @@ async def test_what_a_transaction_hands_back_comes_in_its_old_order_to_whose_tur
     assert {name: message.body for name, message in await next_two()} == {"has none": b"first", "has both": b"second"}
 
 
+async def test_a_prefetch_for_consumers_lifts_the_one_of_the_channel_at_once(desk: Desk) -> None:
+    channel = await desk.channel()
+    queue = await desk.queue(channel)
+    taken = asyncio.Queue[DeliveredMessage]()
+    await send(channel, queue, "first", "second")
+
+    await channel.basic_qos(prefetch_count=1, global_=True)  # 4.3 takes it for one of each consumer, as the next
+    await channel.basic_consume(queue, taken.put)
+    first = await asyncio.wait_for(taken.get(), PATIENCE)
+    await channel.basic_qos(prefetch_count=1)
+    if desk.version == "4.3":
+        await channel.basic_ack(tag(first))
+    second = await asyncio.wait_for(taken.get(), PATIENCE)
+
+    assert (first.body, second.body) == (b"first", b"second")
+
+
 async def test_a_direct_reply_finds_its_way(desk: Desk) -> None:
     asker, answerer = await desk.channel(), await desk.connection.channel()
     queue = await desk.queue(asker)
