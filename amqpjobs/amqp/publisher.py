@@ -111,8 +111,9 @@ class Publisher:
             done[position] = None
         else:
             self._confirmed += _is_answer(error)
-            told = done[position] = _told(publication, error)
-            told.__cause__ = error
+            told = _told(publication, error)
+            told.__cause__ = error  # before it is handed over: some look at the cause
+            done[position] = told
         under_way.end()
 
     async def _wait_for(self, under_way: "_UnderWay", most: int, session: Session, channel: Confirms) -> None:
