@@ -38,6 +38,7 @@ class Shift:
         self._asked = asyncio.Event()
         self._is_alone = asyncio.Event()
         self._is_signalled = False
+        self._is_ready = False
 
     async def run(self) -> int:
         """How many jobs were cut short. Raises what a worker's start raises."""
@@ -100,16 +101,21 @@ class Shift:
             await stack.enter_async_context(each)
 
     async def _work(self) -> None:
-        if self._supervised is not None:
-            self._supervised.say_ready()
+        self._say_ready()
         watching = asyncio.ensure_future(self._ending.watch())
         await self._asked.wait()
         watching.cancel()
+
+    def _say_ready(self) -> None:
+        if self._supervised is not None and not self._is_ready:
+            self._is_ready = True
+            self._supervised.say_ready()
 
     def _reached(self, limit: LimitReached) -> None:
         if self._asked.is_set():
             return
         self._workers[0].events.emit(limit)
+        self._say_ready()  # the first jobs may have ended before all workers had begun
         if limit.limit == "burst" and self._supervised is not None:
             self._supervised.say_done()
         self.drain()
