@@ -96,9 +96,10 @@ def test_who_publishes_too_much_is_held_up_and_told() -> None:
                 consumer.consume("q", 50_000 + others)
             sending.result(PATIENCE)
             soon = time.monotonic() + PATIENCE
-            while len(notices) < 2 and time.monotonic() < soon:
+            while notices[-1] == "blocked" and time.monotonic() < soon:
                 other.process_data_events(time_limit=0.1)
-            assert notices == ["blocked", "unblocked"]
+            times = len(notices) // 2  # more than once, where the publisher is faster than who consumes
+            assert notices == ["blocked", "unblocked"] * times
         finally:
             watcher.call(commands.Queue.Delete(queue="q"))  # a story that fails leaves nobody held up
 
