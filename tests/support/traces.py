@@ -1,7 +1,7 @@
 """Spans as a test sees them: gathered in memory, sent to an OTLP sink as well, and written as a tree.
 
 The sink is a small HTTP server that reads OTLP's protobuf. What it gets must be what is in memory, span by span;
-it also gets the spans of other processes.
+it also gets the spans of other processes, and the names of their metrics.
 """
 
 import re
@@ -14,11 +14,16 @@ from typing import cast
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -50,7 +55,9 @@ class Told:
     attributes: Values
     links: Sequence[tuple[int, Values]]
     events: Sequence[tuple[str, Values]]
+    #: The process it was made in, and what that calls itself, as far as its resource says so.
     pid: object = field(compare=False)
+    service: object = field(compare=False)
 
 
 class Traces:
@@ -64,7 +71,7 @@ class Traces:
     @property
     def endpoint(self) -> str:
         """Where other processes may send theirs."""
-        return self._sink.url
+        return f"{self._sink.url}/v1/traces"
 
     @property
     def spans(self) -> list[Told]:
@@ -111,7 +118,7 @@ def traced(patch: pytest.MonkeyPatch) -> Generator[Traces]:
     with Sink() as sink:
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(memory))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(sink.url)))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{sink.url}/v1/traces")))
         # It can be set once in a process; tests need one each.
         patch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)
         traces = Traces(provider, memory, sink)
@@ -123,36 +130,53 @@ def traced(patch: pytest.MonkeyPatch) -> Generator[Traces]:
 
 
 class Sink:
-    """An OTLP back end for traces, over HTTP."""
+    """An OTLP back end for traces and metrics, over HTTP: what `OTEL_EXPORTER_OTLP_ENDPOINT` may name."""
 
     def __init__(self) -> None:
         self.spans: dict[int, Told] = {}
+        #: The metrics that came, by the service that sent them.
+        self.metrics: dict[object, set[str]] = {}
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                sink.take(ExportTraceServiceRequest.FromString(body))
-                answer = ExportTraceServiceResponse().SerializeToString()
-                self.send_response(200)
+                answer = sink.take(self.path, body)
+                self.send_response(200 if answer is not None else 404)
                 self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Length", str(len(answer or b"")))
                 self.end_headers()
-                self.wfile.write(answer)
+                self.wfile.write(answer or b"")
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class calls it so)
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        for resource in request.resource_spans:
-            pid = _values(resource.resource.attributes).get("process.pid")
-            for scope in resource.scope_spans:
+    def take(self, path: str, body: bytes) -> bytes | None:
+        """The answer; None for what is not taken here."""
+        match path:
+            case "/v1/traces":
+                self._take_spans(ExportTraceServiceRequest.FromString(body))
+                return bytes(ExportTraceServiceResponse().SerializeToString())
+            case "/v1/metrics":
+                self._take_metrics(ExportMetricsServiceRequest.FromString(body))
+                return bytes(ExportMetricsServiceResponse().SerializeToString())
+            case _:
+                return None
+
+    def _take_spans(self, request: ExportTraceServiceRequest) -> None:
+        for each in request.resource_spans:
+            for scope in each.scope_spans:
                 for span in scope.spans:
-                    told = told_by_otlp(span, pid)
+                    told = told_by_otlp(span, each.resource)
                     self.spans[told.span_id] = told
+
+    def _take_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        for each in request.resource_metrics:
+            names = self.metrics.setdefault(_values(each.resource.attributes).get("service.name"), set())
+            names.update(metric.name for scope in each.scope_metrics for metric in scope.metrics)
 
     def __enter__(self) -> "Sink":
         threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
@@ -245,10 +269,12 @@ def told_by_sdk(span: ReadableSpan) -> Told:
         links=[(each.context.span_id, dict(each.attributes or {})) for each in span.links],
         events=[(each.name, dict(each.attributes or {})) for each in span.events],
         pid=span.resource.attributes.get("process.pid"),
+        service=span.resource.attributes.get("service.name"),
     )
 
 
-def told_by_otlp(span: trace_pb2.Span, pid: object) -> Told:
+def told_by_otlp(span: trace_pb2.Span, resource: Resource) -> Told:
+    made_by = _values(resource.attributes)
     return Told(
         trace_id=int.from_bytes(span.trace_id),
         span_id=int.from_bytes(span.span_id),
@@ -261,7 +287,8 @@ def told_by_otlp(span: trace_pb2.Span, pid: object) -> Told:
         attributes=_values(span.attributes),
         links=[(int.from_bytes(each.span_id), _values(each.attributes)) for each in span.links],
         events=[(each.name, _values(each.attributes)) for each in span.events],
-        pid=pid,
+        pid=made_by.get("process.pid"),
+        service=made_by.get("service.name"),
     )
 
 
