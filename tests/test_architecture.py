@@ -138,6 +138,8 @@ HOUSE: dict[str, tuple[str, ...]] = {
     "observers": (
         "logs",
         "telemetry.names",
+        "telemetry.providers",
+        "telemetry.prometheus",
         "telemetry.carrier",
         "telemetry.spans",
         "telemetry.traceable",
@@ -182,6 +184,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "orjson": ("codec",),
     "croniter": ("beat.fields",),
     "opentelemetry": ("telemetry.*",),
+    "prometheus_client": ("telemetry.prometheus",),
     "time": ("clock", "amqp.*"),
     "watchfiles": ("cli.changes",),
 }
@@ -436,6 +439,7 @@ PLANTED_VERBS = [
     ("job", 'from importlib import import_module\nimport_module("orjson")'),
     ("beat.beat", "from croniter import croniter"),
     ("app", "from opentelemetry import trace"),
+    ("telemetry.measures", "from prometheus_client import Counter"),
     ("app", "import time"),
     ("cli.dev", "import watchfiles"),
     ("app", "from time import monotonic"),
