@@ -20,6 +20,7 @@ from amqpjobs.telemetry.providers import has_meter_provider, has_tracer_provider
 from amqpjobs.telemetry.sending import Sending
 from amqpjobs.telemetry.settling import Settling
 from amqpjobs.telemetry.spans import Observed
+from amqpjobs.telemetry.vitals import vitals_of
 
 __all__ = ["Telemetry", "TraceIds", "telemetry_of"]
 
@@ -62,5 +63,6 @@ def _traces(app: Observed) -> Telemetry:
 
 def _metrics(app: Observed) -> Telemetry:
     meter = metrics.get_meter("amqpjobs", version("amqpjobs"), schema_url=SCHEMA_URL)
+    vitals_of(metrics.get_meter_provider(), meter).watch(app)
     measures = Measures(app, meter)
     return Telemetry([measures], [measures.run], [measures.settle])
