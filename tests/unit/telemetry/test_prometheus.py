@@ -1,10 +1,13 @@
 """The text for Prometheus. A meter provider is set once in a process, so each of these has one of its own."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+
+from amqpjobs.telemetry.series import MOST_ERRORS, MOST_SERIES
 
 BEGINNING = "from amqpjobs import exposition; from amqpjobs.errors import ExpositionError\n"
 
@@ -111,3 +114,18 @@ def test_beside_a_provider_of_the_apps_own_it_says_what_to_do() -> None:
 
     assert "opentelemetry.sdk.metrics.MeterProvider is set already" in text.replace("._internal", "")
     assert "PrometheusMetricReader" in text
+
+
+@pytest.mark.parametrize("size", [2_500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_so_many_kinds_queues_schedules_and_errors_make_a_text_of_bounded_size(size: int) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.support.crowded_app", str(size)], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    for found in json.loads(child.stdout):
+        assert max(found["series"].values()) <= MOST_SERIES + 10  # beyond it, sets that are `_OTHER`
+        assert found["series"]["messaging_process_duration_seconds"] >= MOST_SERIES  # so the bound is met
+        assert found["errors"] == MOST_ERRORS + 1
+        assert found["bytes"] < 30e6
+        assert found["seconds"] < 60
+        assert found["gained"] < 500e6
