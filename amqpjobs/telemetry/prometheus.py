@@ -44,7 +44,8 @@ def exposition(service: str | None = None) -> Exposition:
 
     Call it before anything connects, since that is when an app looks for a provider. `OTEL_SERVICE_NAME` and
     `OTEL_RESOURCE_ATTRIBUTES` are told as labels of `target_info`; `service` is the name where they have none.
-    Raises ExpositionError without the extra `prometheus`, and when somebody else has set a provider.
+    A provider of the SDK that is set already, as `opentelemetry-instrument` does, gets one more reader.
+    Raises ExpositionError without the extra `prometheus`, and beside a provider that is not the SDK's.
     """
     global _made
     with _once:
@@ -62,15 +63,19 @@ def _exposition(service: str | None) -> Exposition:
         raise ExpositionError(
             f'Metrics for Prometheus need a package that is not installed ({error}). pip install "amqpjobs[prometheus]"'
         ) from error
-    if has_meter_provider():
+    registry, provider = CollectorRegistry(), metrics.get_meter_provider()
+    if not has_meter_provider():
+        resource = Resource.create()
+        if service and str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):  # the SDK's own word
+            resource = resource.merge(Resource({SERVICE_NAME: service}))
+        metrics.set_meter_provider(MeterProvider([PrometheusMetricReader(registry=registry)], resource))
+    elif isinstance(provider, MeterProvider):
+        provider.add_metric_reader(PrometheusMetricReader(registry=registry))
+    else:
         raise ExpositionError(
-            f"Metrics for Prometheus need a meter provider of their own, and {_name_of(metrics.get_meter_provider())} "
-            "is set already. Either leave it out, or give it a PrometheusMetricReader and serve its text yourself."
+            f"Metrics for Prometheus need the SDK's meter provider, and {_name_of(provider)} is set already. "
+            "Either leave it out, or serve what it measures yourself."
         )
-    registry, resource = CollectorRegistry(), Resource.create()
-    if service and str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):  # the SDK's own word
-        resource = resource.merge(Resource({SERVICE_NAME: service}))
-    metrics.set_meter_provider(MeterProvider([PrometheusMetricReader(registry=registry)], resource))
     return Exposition(lambda: generate_latest(registry))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -103,17 +104,39 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
     assert 'pip install "amqpjobs[prometheus]"' in text
 
 
-def test_beside_a_provider_of_the_apps_own_it_says_what_to_do() -> None:
+def test_a_provider_of_the_sdk_that_is_there_already_gets_one_more_reader() -> None:
     text = ran(
         "from opentelemetry import metrics\n"
         "from opentelemetry.sdk.metrics import MeterProvider\n"
-        "metrics.set_meter_provider(MeterProvider())\n"
+        "from opentelemetry.sdk.metrics.export import InMemoryMetricReader\n"
+        "from opentelemetry.sdk.resources import Resource\n"
+        "reader = InMemoryMetricReader()\n"
+        'metrics.set_meter_provider(MeterProvider([reader], Resource({"service.name": "shop"})))\n'
+        'sales = metrics.get_meter("shop").create_counter("shop.sales")\n'
+        'metrics.get_meter("shop").create_observable_gauge("shop.stock", [lambda _: [metrics.Observation(7)]])\n'
+        'shown = exposition("email")\n'
+        "sales.add(1)\n"
+        "print(shown.text().decode(), 'shop.sales' in reader.get_metrics_data().to_json())"
+    )
+
+    assert 'target_info{service_name="shop"} 1.0' in text
+    assert re.search(r"^shop_sales_total{.*} 1.0$", text, re.MULTILINE)
+    assert re.search(r"^shop_stock{.*} 7.0$", text, re.MULTILINE)
+    assert text.endswith(" True\n")
+
+
+def test_beside_a_provider_that_is_not_the_sdks_it_says_what_to_do() -> None:
+    text = ran(
+        "from opentelemetry import metrics\n"
+        "class Own(metrics.MeterProvider):\n"
+        "    def get_meter(self, *given, **named): raise NotImplementedError\n"
+        "metrics.set_meter_provider(Own())\n"
         "try: exposition()\n"
         "except ExpositionError as error: print(error)"
     )
 
-    assert "opentelemetry.sdk.metrics.MeterProvider is set already" in text.replace("._internal", "")
-    assert "PrometheusMetricReader" in text
+    assert "__main__.Own is set already" in text
+    assert "leave it out" in text
 
 
 @pytest.mark.parametrize("size", [2_500, pytest.param(10_000, marks=pytest.mark.slow)])
