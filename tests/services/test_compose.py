@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
 from amqpjobs.settings import Settings, load_settings
 from services.email.settings import EmailSettings
+from tests.conftest import MakeNode
 from tests.services.test_email_traces import exported
+from tests.support.broker import eventually, plain_client
 from tests.support.promtool import promtool
+from tests.support.rabbitmq import HOST, free_ports
 from tests.unit.telemetry.test_promql import unknown_in
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +50,8 @@ SCRAPES: dict[str, dict[str, Any]] = {
 }
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/amqpjobs.json").read_text())
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
+#: Settings of the endpoint that tells health and metrics.
+OF_THE_ENDPOINT = {"AMQPJOBS_HEALTH", "AMQPJOBS_HEALTH_TOKEN"}
 #: Metrics of RabbitMQ's own that are asked for, and the family they come with.
 OF_RABBITMQ = {"rabbitmq_detailed_queue_messages_ready": "queue_coarse_metrics"}
 
@@ -65,7 +71,7 @@ def test_the_worker_runs_a_target_that_imports(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_variable_is_a_setting() -> None:
-    known = settings_named("AMQPJOBS_", Settings) | settings_named("EMAIL_", EmailSettings)
+    known = settings_named("AMQPJOBS_", Settings) | settings_named("EMAIL_", EmailSettings) | OF_THE_ENDPOINT
 
     assert set(EMAIL["environment"]) <= known
     assert {name for name in OBSERVING["email"]["environment"] if not name.startswith("OTEL_")} <= known
@@ -223,3 +229,21 @@ def test_panels_do_not_lie_on_each_other() -> None:
 
     assert len({(place["x"], place["y"]) for place in places}) == len(places)
     assert all(place["x"] + place["w"] <= 24 for place in places)
+
+
+async def test_a_rabbitmq_tells_what_the_dashboard_asks_it_for(make_node: MakeNode) -> None:
+    [port] = free_ports(1)
+    scrape = SCRAPES["rabbitmq"]
+    node = make_node(conf=f"prometheus.tcp.ip = {HOST}\nprometheus.tcp.port = {port}")
+    node.ctl("enable", "rabbitmq_prometheus", program="rabbitmq-plugins")
+    async with plain_client(node.url) as broker:
+        await broker.declare_queue("amqpjobs.queue.email", {"x-queue-type": "quorum"})
+
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}") as http:
+
+        async def tells_all() -> bool:
+            text = (await http.get(scrape["metrics_path"], params=scrape["params"])).text
+            named = (re.search(rf'^{name}{{.*queue="amqpjobs.queue.email"', text, re.MULTILINE) for name in OF_RABBITMQ)
+            return all(named)
+
+        await eventually(tells_all)
