@@ -144,7 +144,7 @@ def test_the_observed_worker_is_the_same_one_under_the_command_of_the_docs() -> 
     assert OBSERVED["command"] == ["opentelemetry-instrument", *EMAIL["command"]]
     assert exported().keys() <= OBSERVED["environment"].keys()
     assert OBSERVED["environment"]["OTEL_EXPORTER_OTLP_PROTOCOL"] == exported()["OTEL_EXPORTER_OTLP_PROTOCOL"]
-    back_end = urlsplit(OBSERVED["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    back_end = urlsplit(str(OBSERVED["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]))
     assert back_end.port in PORTS[str(back_end.hostname)]
     # 10 s more for a back end that is away.
     assert float(OBSERVED["stop_grace_period"].removesuffix("s")) >= load_settings().grace + 15 + 10
@@ -199,7 +199,7 @@ def test_grafana_finds_what_is_mounted_and_asks_who_is_there() -> None:
 
     assert Path(inside["deploy/grafana/amqpjobs.json"]).parent == Path(provider["options"]["path"])
     for source in sources.values():
-        place = urlsplit(source["url"])
+        place = urlsplit(str(source["url"]))
         assert place.hostname == source["type"]
         assert place.port in PORTS[source["type"]]
     for panel in DASHBOARD["panels"]:
