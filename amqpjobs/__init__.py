@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         EnqueueError,
         EnqueueManyError,
         EnqueueTimeoutError,
+        ExpositionError,
         FlushError,
         HandlerMismatchError,
         InvalidArgumentsError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
     from amqpjobs.settings import Settings
     from amqpjobs.telemetry.log_ids import TraceIds
+    from amqpjobs.telemetry.prometheus import Exposition, exposition
     from amqpjobs.topology import Queue
     from amqpjobs.worker import Worker
 
@@ -80,6 +82,7 @@ _HOMES = {
         "EnqueueError",
         "EnqueueManyError",
         "EnqueueTimeoutError",
+        "ExpositionError",
         "FlushError",
         "HandlerMismatchError",
         "InvalidArgumentsError",
@@ -99,6 +102,7 @@ _HOMES = {
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
     "settings": ["Settings"],
     "telemetry.log_ids": ["TraceIds"],
+    "telemetry.prometheus": ["Exposition", "exposition"],
     "topology": ["Queue"],
     "worker": ["Worker"],
 }
@@ -115,6 +119,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "BlockingClient",
     "Buffer",
     "BufferedJob",
+    "Exposition",
     "Job",
     "JobContext",
     "JobHandle",
@@ -124,6 +129,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "Traceable",
     "Worker",
     "current_context",
+    "exposition",
     "upgrade",
     "Cancel",
     "Retry",
@@ -155,6 +161,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "EnqueueError",
     "EnqueueManyError",
     "EnqueueTimeoutError",
+    "ExpositionError",
     "FlushError",
     "HandlerMismatchError",
     "InvalidArgumentsError",

@@ -24,6 +24,7 @@ from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name, options_of
+from amqpjobs.levels import Levels
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware, SettleMiddleware
 from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
@@ -130,6 +131,7 @@ class App(Generic[S]):
     ) -> None:
         self.name = check_name(name, "The name of an app,")
         self.events = Events()
+        self.levels = Levels()
         self.clock: Clock = clock or SystemClock()
         #: What the jitter of retries is drawn with: a number from 0 to 1.
         self.chance: Callable[[], float] = random.random

@@ -181,6 +181,11 @@ class Client:
         self._tell(envelope, await self._send(envelope, park=park))
 
     @property
+    def unconfirmed(self) -> int:
+        """Messages that the broker has not answered yet."""
+        return self._publisher.unconfirmed
+
+    @property
     def trouble(self) -> str:
         """Why nothing is confirmed, as far as one can tell."""
         if self._link.blocked:

@@ -8,6 +8,7 @@ AmqpJobsError
 │                    EnqueueManyError (some jobs of a batch; holds an EnqueueError for each),
 │                    BufferFullError, FlushError (some jobs of a buffer; holds an EnqueueError for each)
 ├─ ScheduleError     a beat did not do what it was told about a schedule
+├─ ExpositionError   the metrics cannot be had as Prometheus' text
 ├─ ProcessDiedError  the process of a job's handler crashed or was killed
 └─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
 
@@ -140,6 +141,10 @@ class FlushError(EnqueueError):
 
 class ScheduleError(AmqpJobsError):
     """A beat refused to add, remove, pause, resume or trigger a schedule, or could not."""
+
+
+class ExpositionError(AmqpJobsError):
+    """The metrics cannot be had as Prometheus' text: a package is missing, or a meter provider is set already."""
 
 
 class ProcessDiedError(AmqpJobsError):

@@ -79,11 +79,12 @@ class SettleFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
-    """A connection is up. `role` says whose, `url` has no password."""
+    """A connection is up. `role` says whose, `url` has no password; `is_again`: after one that was lost."""
 
     role: str
     url: str
     broker: str
+    is_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """An app's own connection to enqueue on, for its event loop or for a `BlockingClient`'s."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from amqpjobs.amqp.connection import Link, Session
@@ -11,6 +11,7 @@ from amqpjobs.client import Client
 from amqpjobs.clock import Clock
 from amqpjobs.draft import Drafts
 from amqpjobs.events import Events
+from amqpjobs.levels import Level, Levels
 from amqpjobs.middleware import EnqueueMiddleware
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Plan, Topology
@@ -29,6 +30,8 @@ class Producing(Protocol):
     def clock(self) -> Clock: ...
     @property
     def events(self) -> Events: ...
+    @property
+    def levels(self) -> Levels: ...
     @property
     def enqueue_middlewares(self) -> Sequence[EnqueueMiddleware]: ...
 
@@ -49,6 +52,8 @@ class Producer:
         #: It lives and dies with this one.
         self.loop = loop
         app.observe()
+        self._levels = app.levels
+        self._fall_silent: Callable[[], None] | None = None
         self._declares = app.settings.declare
         self._declarer = Declarer(app.topology, app.events)
         self._link = Link(role, app.settings, app.events, self._prepare)
@@ -65,9 +70,12 @@ class Producer:
 
     async def open(self) -> None:
         """Begin to connect. Returns at once; each enqueue waits for the connection within its deadline."""
+        self._fall_silent = self._levels.tell({Level.UNCONFIRMED: lambda: self.client.unconfirmed})
         await self._link.__aenter__()
 
     async def close(self) -> None:
+        if self._fall_silent is not None:
+            self._fall_silent()
         await self._link.__aexit__(None, None, None)
 
     async def _prepare(self, session: Session) -> None:

@@ -46,6 +46,11 @@ class Confirms(Protocol):
     def is_closed(self) -> bool: ...
 
     @property
+    def unconfirmed(self) -> int:
+        """Messages whose answer is still to come."""
+        ...
+
+    @property
     def has_room(self) -> bool:
         """Whether the connection takes more now."""
         ...
@@ -71,6 +76,10 @@ class LibraryConfirms:
     @property
     def is_closed(self) -> bool:
         return self._channel.is_closed
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._tasks)
 
     async def room(self) -> None:
         """Each task waits for itself."""
@@ -141,6 +150,10 @@ class LaneConfirms(Exit):
         self._flow = asyncio.Event()
         self._flow.set()
         closing_of(channel).add_done_callback(self._channel_closed)
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._pending)
 
     @property
     def has_room(self) -> bool:

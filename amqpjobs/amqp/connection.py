@@ -227,6 +227,7 @@ class Link:
         self._prepare = prepare
         self._live: asyncio.Future[Session] | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._has_been_up = False
         #: Why the last attempt to connect failed, for those who waited in vain.
         self.last_error: BaseException | None = None
 
@@ -305,7 +306,8 @@ class Link:
             if session.is_open:
                 live.set_result(session)
                 self.last_error = None
-                self._events.emit(ConnectionOpened(self._role, masked(url), session.broker))
+                self._events.emit(ConnectionOpened(self._role, masked(url), session.broker, self._has_been_up))
+                self._has_been_up = True
             error = await session.ended()
             self._renewed(live)  # before its close, which may take seconds: who comes now waits for the next one
             return error

@@ -47,6 +47,12 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._confirmed = 0
 
+    @property
+    def unconfirmed(self) -> int:
+        """Messages whose answer is still to come."""
+        channel = self._channel
+        return 0 if channel is None else channel.unconfirmed
+
     async def send(self, publication: Publication) -> None:
         """Publish and wait for the confirm. Callers bound the wait.
 

@@ -32,6 +32,7 @@ from amqpjobs.envelope import new_id
 from amqpjobs.errors import AmqpJobsError, BrokerError, EnqueueTimeoutError
 from amqpjobs.events import BeatDeposed, BeatLeading, BeatStarted, Events
 from amqpjobs.handle import EnqueueOptions
+from amqpjobs.levels import Level
 from amqpjobs.producer import Producing, drafts_of
 from amqpjobs.settings import host_name
 from amqpjobs.wire import Delivery
@@ -84,6 +85,7 @@ class Beat:
         for each in app.schedules:
             self._drafts.check(each.job, cast("EnqueueOptions", each.options))
         self._term: Term | None = None
+        self._client: Client | None = None
         self._stack = AsyncExitStack()
         self._leading: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
@@ -108,6 +110,7 @@ class Beat:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._link)
             stack.push_async_callback(self._lease.withdraw)
+            stack.callback(self._app.levels.tell({Level.LEADING: self._leads, Level.UNCONFIRMED: self._unconfirmed}))
             await self._link.first_session()
             self._stack = stack.pop_all()
         self._app.events.emit(BeatStarted(self._app.name, len(self._app.schedules)))
@@ -138,6 +141,12 @@ class Beat:
         """Ask for the end of `run`."""
         self._stop_asked.set()
 
+    def _leads(self) -> int:
+        return int(self.is_leading)
+
+    def _unconfirmed(self) -> int:
+        return 0 if self._client is None else self._client.unconfirmed
+
     async def _prepare(self, session: Session) -> None:
         topology = self._app.topology
         await self._declarer.prepare(session, topology.beat(self._app.name), declares=self._app.settings.declare)
@@ -162,7 +171,7 @@ class Beat:
             await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
             return serving.exception() if serving.done() else await ending
         finally:
-            self._term = None
+            self._term = self._client = None
             ending.cancel()
             await end_task(serving)
 
@@ -177,7 +186,8 @@ class Beat:
         # Before the first tick, so that whoever comes next has the same anchors.
         async with app.clock.timeout(KEEP_WITHIN):
             await state.keep(register)
-        client, ends = self._client_on(session), Ends(every, state)
+        self._client = client = self._client_on(session)
+        ends = Ends(every, state)
 
         async def publish(scheduled: Scheduled, tick: Tick) -> None:
             await self._publish(client, scheduled, tick.job_id, tick)

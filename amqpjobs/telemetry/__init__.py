@@ -16,9 +16,11 @@ from amqpjobs.telemetry.attempts import Attempts, adopting
 from amqpjobs.telemetry.log_ids import TraceIds
 from amqpjobs.telemetry.measures import Measures
 from amqpjobs.telemetry.names import SCHEMA_URL
+from amqpjobs.telemetry.providers import has_meter_provider, has_tracer_provider
 from amqpjobs.telemetry.sending import Sending
 from amqpjobs.telemetry.settling import Settling
 from amqpjobs.telemetry.spans import Observed
+from amqpjobs.telemetry.vitals import vitals_of
 
 __all__ = ["Telemetry", "TraceIds", "telemetry_of"]
 
@@ -42,8 +44,8 @@ def telemetry_of(app: Observed, *, always: bool = False) -> Telemetry:
 
     With `always` the trace context is passed on at least. Of who is traced, the ids are in log lines from now on.
     """
-    traced = _traces(app) if always or _has_tracer_provider() else Telemetry()
-    measured = _metrics(app) if _has_meter_provider() else Telemetry()
+    traced = _traces(app) if always or has_tracer_provider() else Telemetry()
+    measured = _metrics(app) if has_meter_provider() else Telemetry()
     return Telemetry(
         enqueue=[*traced.enqueue, *measured.enqueue],
         run=[*traced.run, *measured.run],
@@ -61,14 +63,6 @@ def _traces(app: Observed) -> Telemetry:
 
 def _metrics(app: Observed) -> Telemetry:
     meter = metrics.get_meter("amqpjobs", version("amqpjobs"), schema_url=SCHEMA_URL)
+    vitals_of(metrics.get_meter_provider(), meter).watch(app)
     measures = Measures(app, meter)
     return Telemetry([measures], [measures.run], [measures.settle])
-
-
-def _has_tracer_provider() -> bool:
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
-
-
-def _has_meter_provider() -> bool:
-    # The API's own are its proxy, which has no public name, and the one that does nothing.
-    return not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics.")

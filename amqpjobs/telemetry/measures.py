@@ -1,7 +1,7 @@
 """Metrics of what is enqueued and run, through the API alone. `docs/metrics.md` promises their names.
 
 No attribute has more values than the code has kinds, queues and classes of errors: what arrives from elsewhere
-is called `_OTHER`.
+is called `_OTHER`. So is what goes beyond a bound, of code that has very many.
 """
 
 from collections.abc import Generator, Sequence
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.metrics import Meter
 
 from amqpjobs.context import JobContext
 from amqpjobs.envelope import Envelope
@@ -21,6 +21,7 @@ from amqpjobs.outcome import Cancelled, Completed, Dead, Outcome, Retrying, Retu
 from amqpjobs.telemetry import names
 from amqpjobs.telemetry.carrier import requeues_of
 from amqpjobs.telemetry.outcomes import word_of
+from amqpjobs.telemetry.series import MOST_ERRORS, OTHER, BoundedCounter, BoundedHistogram, Few
 from amqpjobs.telemetry.spans import Attributes, Observed, kind_of, operation, same, sent_to, taken_from
 from amqpjobs.wire import Delivery
 
@@ -29,7 +30,6 @@ DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 12
 #: Seconds that a job waited: a backlog may be a day old.
 WAITS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 ATTEMPTS = (1, 2, 3, 5, 8, 13, 21)
-OTHER = "_OTHER"
 
 _together: ContextVar[frozenset[str]] = ContextVar("amqpjobs_measured_together", default=frozenset())
 
@@ -39,30 +39,29 @@ class Measures:
 
     def __init__(self, app: Observed, meter: Meter) -> None:
         self._app = app
-        self._sent = meter.create_counter(
-            "messaging.client.sent.messages", "{message}", "Jobs that were enqueued, or could not be"
+        self._errors = Few(MOST_ERRORS)
+        self._sent = BoundedCounter(
+            meter.create_counter(
+                "messaging.client.sent.messages", "{message}", "Jobs that were enqueued, or could not be"
+            )
         )
-        self._consumed = meter.create_counter(
-            "messaging.client.consumed.messages", "{message}", "Jobs that were handed to a handler"
+        self._consumed = BoundedCounter(
+            meter.create_counter(
+                "messaging.client.consumed.messages", "{message}", "Jobs that were handed to a handler"
+            )
         )
         self._operations = _histogram(
-            meter, "messaging.client.operation.duration", "How long an enqueue or settling took"
+            meter, "messaging.client.operation.duration", "s", "How long an enqueue or settling took", DURATIONS
         )
-        self._runs = _histogram(meter, "messaging.process.duration", "How long an attempt ran")
-        self._waits = meter.create_histogram(
-            "amqpjobs.job.wait.duration",
-            "s",
-            "From when a job could run to its first attempt",
-            explicit_bucket_boundaries_advisory=WAITS,
+        self._runs = _histogram(meter, "messaging.process.duration", "s", "How long an attempt ran", DURATIONS)
+        self._waits = _histogram(
+            meter, "amqpjobs.job.wait.duration", "s", "From when a job could run to its first attempt", WAITS
         )
-        self._attempts = meter.create_histogram(
-            "amqpjobs.job.attempts",
-            "{attempt}",
-            "Attempts of jobs that have come to their end",
-            explicit_bucket_boundaries_advisory=ATTEMPTS,
+        self._attempts = _histogram(
+            meter, "amqpjobs.job.attempts", "{attempt}", "Attempts of jobs that have come to their end", ATTEMPTS
         )
-        self._ended = meter.create_counter("amqpjobs.job.outcomes", "{job}", "How attempts ended")
-        self._active = meter.create_up_down_counter("amqpjobs.job.active", "{job}", "Jobs that run now")
+        self._ended = BoundedCounter(meter.create_counter("amqpjobs.job.outcomes", "{job}", "How attempts ended"))
+        self._active = BoundedCounter(meter.create_up_down_counter("amqpjobs.job.active", "{job}", "Jobs that run now"))
 
     # Enqueues
 
@@ -89,7 +88,7 @@ class Measures:
         try:
             yield
         except BaseException as error:
-            failed = told | {names.ERROR_TYPE: kind_of(error)}
+            failed = told | self._failed(error)
             confirmed = len(error.enqueued) if isinstance(error, EnqueueManyError) else 0
             if confirmed:
                 self._sent.add(confirmed, told)
@@ -112,11 +111,11 @@ class Measures:
         try:
             outcome = await following(context)
         except BaseException as error:
-            self._runs.record(self._now() - started, told | {names.ERROR_TYPE: kind_of(error)})
+            self._runs.record(self._now() - started, told | self._failed(error))
             raise
         finally:
             self._active.add(-1, job)
-        self._runs.record(self._now() - started, told | _failure(outcome))
+        self._runs.record(self._now() - started, told | self._failure(outcome))
         return outcome
 
     async def settle(
@@ -152,6 +151,13 @@ class Measures:
     def _told(self, name: str, what: str, more: Attributes) -> Attributes:
         return operation(name, what, self._app.settings) | more
 
+    def _failure(self, outcome: Outcome) -> Attributes:
+        return self._failed(outcome.error) if isinstance(outcome, Retrying | Dead) else {}
+
+    def _failed(self, error: BaseException | None) -> Attributes:
+        kind = OTHER if error is None else kind_of(error)
+        return {names.ERROR_TYPE: kind if self._errors.has(kind) else OTHER}
+
     def _now(self) -> float:
         return self._app.clock.monotonic()
 
@@ -169,11 +175,6 @@ def enqueued_at(envelope: Envelope) -> datetime | None:
     return made if 0 <= (made - stamp).total_seconds() < 1 else stamp
 
 
-def _failure(outcome: Outcome) -> Attributes:
-    if not isinstance(outcome, Retrying | Dead):
-        return {}
-    return {names.ERROR_TYPE: OTHER if outcome.error is None else kind_of(outcome.error)}
-
-
-def _histogram(meter: Meter, name: str, description: str) -> Histogram:
-    return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=DURATIONS)
+def _histogram(meter: Meter, name: str, unit: str, description: str, boundaries: Sequence[float]) -> BoundedHistogram:
+    made = meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=boundaries)
+    return BoundedHistogram(made)

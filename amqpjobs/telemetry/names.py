@@ -41,6 +41,9 @@ JOB_REQUEUES = "amqpjobs.job.requeues"
 #: Before the name of a field that is marked as traceable.
 JOB_FIELD = "amqpjobs.job.field."
 SCHEDULE = "amqpjobs.schedule.name"
+TICK_OUTCOME = "amqpjobs.tick.outcome"
+APP = "amqpjobs.app.name"
+CONNECTION_ROLE = "amqpjobs.connection.role"
 #: Jobs of an `enqueue_many` that were not confirmed.
 FAILED_COUNT = "amqpjobs.batch.failed_count"
 #: Which `LinkType` a link is.
@@ -70,3 +73,19 @@ class LinkType(StrEnum):
     SCHEDULE = "schedule"
     #: An attempt that shares this call of a batch handler.
     MEMBER = "batch_member"
+
+
+class TickOutcome(StrEnum):
+    """What became of a tick, or of those that were left out together."""
+
+    PUBLISHED = "published"
+    #: It could not be published, and is tried again.
+    FAILED = "failed"
+    #: Left out by its misfire policy.
+    SKIPPED = "skipped"
+    #: Left out by its overlap policy.
+    OVERLAPPED = "overlapped"
+    #: Not published again: a copy of it had been started.
+    FOUND = "found"
+    #: A copy that a worker did not run, because another one was started.
+    DROPPED = "dropped"

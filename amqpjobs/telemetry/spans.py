@@ -13,6 +13,8 @@ from opentelemetry.trace import Span, Status, StatusCode
 from amqpjobs.clock import Clock
 from amqpjobs.codec import RemoteError, clip, traceback_of, words_of
 from amqpjobs.envelope import Envelope
+from amqpjobs.events import Events
+from amqpjobs.levels import Levels
 from amqpjobs.registry import Registry
 from amqpjobs.settings import Settings
 from amqpjobs.telemetry import names
@@ -26,6 +28,12 @@ Attributes = dict[str, Value]
 class Observed(Protocol):
     """What telemetry needs of an app."""
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def events(self) -> Events: ...
+    @property
+    def levels(self) -> Levels: ...
     @property
     def registry(self) -> Registry: ...
     @property

@@ -40,6 +40,11 @@ class Intake:
         """Deliveries that have not begun."""
         return self._pauses.holding + self._batches.collecting + self._slots.waiting
 
+    @property
+    def busy(self) -> int:
+        """Slots that are taken."""
+        return self._slots.busy
+
     def add(self, delivery: Delivery) -> None:
         """It waits from now on, if only for a moment."""
         if self._is_closed:

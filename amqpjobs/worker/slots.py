@@ -17,7 +17,7 @@ class Slots:
     """Deliveries and packs of them that wait, and how many more may run."""
 
     def __init__(self, concurrency: int, queues: Sequence[Queue], *, strict: bool = False) -> None:
-        self._free = concurrency
+        self._concurrency = self._free = concurrency
         self._strict = strict
         self._waiting: dict[str, deque[Delivery | Pack]] = {queue.name: deque() for queue in queues}
         #: How many loads wait, in all queues.
@@ -31,6 +31,11 @@ class Slots:
     def waiting(self) -> int:
         """Deliveries that have not started."""
         return len(self._all())
+
+    @property
+    def busy(self) -> int:
+        """Slots that are taken."""
+        return self._concurrency - self._free
 
     def add(self, load: Delivery | Pack) -> None:
         """A delivery or a pack waits for its turn."""

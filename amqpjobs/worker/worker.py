@@ -30,6 +30,7 @@ from amqpjobs.events import (
     WorkerStopping,
 )
 from amqpjobs.job import hint
+from amqpjobs.levels import Level, Look
 from amqpjobs.middleware import RunMiddleware, SettleMiddleware, around_settle
 from amqpjobs.outcome import Returned
 from amqpjobs.producer import Producing
@@ -196,6 +197,7 @@ class Worker:
                 middlewares=app.enqueue_middlewares,
             )
             app.lend(client)
+            stack.callback(app.levels.tell(self._levels(client)))
             stack.callback(app.lend, None)
             stack.callback(self._threads.close)
             if processes is not None:
@@ -259,6 +261,13 @@ class Worker:
             self._running.cut_short()
             self._hurry_asked.clear()
             await self._running.wait(LAST_WORDS, self._hurry_asked)
+
+    def _levels(self, client: Client) -> dict[Level, Look]:
+        return {
+            Level.CAPACITY: lambda: self._concurrency,
+            Level.BUSY: lambda: self._intake.busy,
+            Level.UNCONFIRMED: lambda: self._publisher.unconfirmed + client.unconfirmed,
+        }
 
     async def _entered_quarantine(self, stack: AsyncExitStack, execution: Execution) -> Quarantine:
         app = self._app

@@ -1,29 +1,30 @@
 #!/bin/sh
 # Sees to it that a RabbitMQ server is installed on this machine; the tests start private nodes of it. And
-# librabbitmq's command-line tools, which are clients that nobody here wrote.
+# librabbitmq's command-line tools, which are clients that nobody here wrote, and Prometheus' promtool.
 #
-# Debian's package starts a broker on port 5672 at once. Nobody here wants that one, and it would
-# stand in the way of a broker that the owner of the machine runs, so the service is not started.
+# Debian's packages start their services at once, RabbitMQ on port 5672, Prometheus on 9090. Nobody here wants
+# those, and they would stand in the way of what the owner of the machine runs, so no service is started.
 set -eu
 
 wanted=
 # The second folder is Debian's own, and not on anybody's PATH.
 PATH="$PATH:/usr/lib/rabbitmq/bin" command -v rabbitmq-server >/dev/null || wanted=rabbitmq-server
 command -v amqp-publish >/dev/null || wanted="$wanted amqp-tools"
+command -v promtool >/dev/null || wanted="$wanted prometheus"
 [ -n "$wanted" ] || exit 0
 
 missing() {
-  if [ "$wanted" = " amqp-tools" ]; then
-    # Only a few tests need them, and say so themselves.
-    echo "amqp-publish and its kin are not installed here, and some tests need them: $1." >&2
+  case $wanted in rabbitmq-server*) ;; *)
+    # Only a few tests need the others, and say so themselves.
+    echo "Not installed here, and some tests need it:$wanted (amqp-publish and its kin, promtool): $1." >&2
     exit 0
-  fi
+  esac
   cat >&2 <<HELP
 RabbitMQ is not installed here, and the tests need its server (3.10 or newer): $1.
 Install it so that rabbitmq-server and rabbitmqctl are on PATH, and do not start it:
   Debian, Ubuntu   sudo make rabbitmq
-  Fedora           sudo dnf install rabbitmq-server librabbitmq-tools
-  macOS            brew install rabbitmq rabbitmq-c, and add \$(brew --prefix)/sbin to PATH
+  Fedora           sudo dnf install rabbitmq-server librabbitmq-tools golang-github-prometheus
+  macOS            brew install rabbitmq rabbitmq-c prometheus, and add \$(brew --prefix)/sbin to PATH
   elsewhere        https://www.rabbitmq.com/docs/download
 HELP
   exit 1
