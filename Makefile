@@ -35,7 +35,7 @@ define make_venv
 @test -x $(python) || python3 -m venv .venv
 endef
 
-rabbitmq: ## Install RabbitMQ and librabbitmq's tools for the tests, if need be (Debian and Ubuntu: as root)
+rabbitmq: ## Install RabbitMQ, librabbitmq's tools and promtool for the tests, if need be (Debian and Ubuntu: as root)
 	@tests/support/install_rabbitmq.sh
 
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py

@@ -33,9 +33,8 @@ class Exposition:
 
         An app with a thousand kinds has some megabytes of it, which take a second: ask in a thread.
         """
-        with (
-            self._lock
-        ):  # the exporter may answer one of two at once with nothing, and the other with all metrics twice
+        # Of two at once the exporter may answer one with nothing, and the other with all metrics twice.
+        with self._lock:
             return self._write()
 
 

@@ -2,7 +2,7 @@
 
 It imports what its parent names, enters the app's lifespan once, and then returns an outcome
 for each envelope, decided here, where the real exception is. It ends when its parent does: a
-thread sees the socket close, and where that thread is kept from running, Linux kills it.
+thread sees its socket close, and where that thread is kept from running, Linux kills it.
 
 One for process handlers gets one job at a time, and leaves the users' middlewares to its worker. One
 for suspects runs all of a job, whatever its handler is.
@@ -77,20 +77,22 @@ class Service(Protocol):
 
 
 class Channel:
-    """The socket to the worker. Any thread may send; one reads."""
+    """The sockets from and to the worker. Any thread may send; one reads."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+    def __init__(self, heard: socket.socket, said: socket.socket) -> None:
+        self._heard = heard
+        self._said = said
         self._lock = threading.RLock()  # a signal handler or finalizer may log while its thread sends
-        # What a handler forks must not keep our end open.
-        os.register_at_fork(after_in_child=sock.close)
+        # What a handler forks must not keep our ends open.
+        for each in (heard, said):
+            os.register_at_fork(after_in_child=each.close)
 
     def send(self, frame: Frame) -> None:
         pieces = packed(*frame)
         try:
             with self._lock:
                 for piece in pieces:
-                    self._socket.sendall(piece)
+                    self._said.sendall(piece)
         except OSError:  # the parent is gone, or a handler has closed what was not its own
             os._exit(1)
 
@@ -108,7 +110,7 @@ class Channel:
         view, got = memoryview(raw), 0
         while got < count:
             try:
-                more = self._socket.recv_into(view[got:])
+                more = self._heard.recv_into(view[got:])
             except ConnectionError:
                 return None
             if not more:
@@ -132,10 +134,11 @@ class Forwarding(logging.Handler):
             self.handleError(record)
 
 
-def main(fd: int) -> None:
-    """The life of a child. `fd` is its end of the socket pair."""
-    os.set_inheritable(fd, False)
-    channel = Channel(socket.socket(fileno=fd))
+def main(heard: int, said: int) -> None:
+    """The life of a child. Both are descriptors of sockets: of what its worker says, and of what it says itself."""
+    for fd in (heard, said):
+        os.set_inheritable(fd, False)
+    channel = Channel(socket.socket(fileno=heard), socket.socket(fileno=said))
     first = channel.read()
     if first is None:
         return

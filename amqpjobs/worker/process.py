@@ -1,8 +1,11 @@
 """One child process, and the conversations with it, seen from the worker.
 
-Each conversation has a number, so that a child can be asked about many jobs at once. A child
-leads a session of its own, so that the terminal's Ctrl-C does not reach it, and so that
-killing it takes along what its handler has forked.
+Each conversation has a number, so that a child can be asked about many jobs at once. There is
+a socket for each direction: one that can no longer be written to, since the child is dead, is
+closed with all that it still holds to be read, and that tells whose job has killed the child.
+
+A child leads a session of its own, so that the terminal's Ctrl-C does not reach it, and so
+that killing it takes along what its handler has forked.
 """
 
 import asyncio
@@ -28,7 +31,7 @@ from amqpjobs.worker.crossing import LENGTHS, Frame, Head, error_of, outcome_of,
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a child may take to leave its lifespan, or to end once its end of the socket is closed.
+#: Seconds a child may take to leave its lifespan, or to end once its ends of the sockets are closed.
 LAST_WORDS = 5.0
 #: Seconds it may take to end one job it was asked to end; less than a stopping worker gives its runs.
 CANCEL_PATIENCE = 3.0
@@ -41,9 +44,9 @@ _PROGRAM = """\
 import signal, sys
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
-fd, *sys.path = sys.argv[1:]
+heard, said, *sys.path = sys.argv[1:]
 from amqpjobs.worker.child import main
-main(int(fd))
+main(int(heard), int(said))
 """
 
 
@@ -75,6 +78,7 @@ class Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._sockets: list[asyncio.StreamWriter] = []
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._listening: asyncio.Task[None] | None = None
         self._talks: dict[int, Talk] = {}
@@ -92,16 +96,21 @@ class Child:
 
     async def start(self, introduction: Head) -> None:
         """Returns when its lifespan is entered. Raises RemoteError with what went wrong there."""
-        ours, theirs = socket.socketpair()
+        to_child, heard = socket.socketpair()
+        from_child, said = socket.socketpair()
         try:
-            self._spawn(theirs)
-            reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+            self._spawn(heard, said)
+            _, self._writer = await asyncio.open_unix_connection(sock=to_child)
+            reader, silent = await asyncio.open_unix_connection(sock=from_child)
+            self._sockets = [self._writer, silent]
         except BaseException:
-            ours.close()
+            to_child.close()
+            from_child.close()
             self.kill()
             raise
         finally:
-            theirs.close()
+            heard.close()
+            said.close()
         self._listening = asyncio.create_task(self._listen(reader))
         head, _ = await self._ask(introduction, b"")
         if head["say"] == "failed":
@@ -192,13 +201,13 @@ class Child:
 
     # The process
 
-    def _spawn(self, theirs: socket.socket) -> None:
+    def _spawn(self, heard: socket.socket, said: socket.socket) -> None:
         found: list[str] = [*spawn.get_command_line()[:-3], "-c", _PROGRAM]
-        fd = theirs.fileno()
+        fds = [heard.fileno(), said.fileno()]
         self._process = subprocess.Popen(
-            [*found, str(fd), *spawn.get_preparation_data("amqpjobs")["sys_path"]],
+            [*found, *map(str, fds), *spawn.get_preparation_data("amqpjobs")["sys_path"]],
             stdin=subprocess.DEVNULL,
-            pass_fds=[fd],
+            pass_fds=fds,
             start_new_session=True,
         )
         # Not asyncio's own watchers: they need the main thread, or differ from loop to loop.
@@ -228,7 +237,7 @@ class Child:
         hearing = asyncio.create_task(self._hear(reader))
         both: list[asyncio.Future[Any]] = [hearing, self._exit]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        # The other one follows at once, unless a handler has closed or given away its socket.
+        # The other one follows at once, unless a handler has closed or given away its sockets.
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(LAST_WORDS):
                 await asyncio.wait(both)
@@ -237,8 +246,8 @@ class Child:
             _log.error("A process for handlers said what cannot be read", exc_info=error)
         hearing.cancel()
         code = await self._exit
-        assert self._writer is not None
-        self._writer.close()
+        for each in self._sockets:
+            each.close()
         for talk in self._talks.values():
             if not talk.answer.done():
                 talk.answer.set_exception(_death(code, talk))

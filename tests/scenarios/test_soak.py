@@ -157,13 +157,17 @@ class Soak:
     async def _of_broker(self, begin: AtBroker | None) -> AtBroker:
         seen = [await self._at_broker()]
 
-        async def is_as_begun() -> bool:
-            if seen[-1].messages or begin not in (None, seen[-1]):  # what it tells is some seconds old
+        def is_as_begun() -> bool:
+            now = seen[-1]
+            return now == begin or (begin is None and now.consumers > 0 and not now.messages)
+
+        async def is_soon() -> bool:
+            if not is_as_begun():  # what it tells is old: at first, from before the worker was back
                 seen.append(await self._at_broker())
-            return not seen[-1].messages and begin in (None, seen[-1])
+            return is_as_begun()
 
         with suppress(AssertionError):
-            await eventually(is_as_begun)
+            await eventually(is_soon)
         return seen[-1]
 
     async def _asked(self) -> dict[str, Figures]:
