@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnroutableError,
     )
     from amqpjobs.handle import BufferedJob, JobHandle
+    from amqpjobs.health.endpoint import HealthEndpoint
     from amqpjobs.job import Job, Traceable, upgrade
     from amqpjobs.outcome import Cancel, Retry, Snooze
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
@@ -94,6 +95,7 @@ _HOMES = {
         "UnroutableError",
     ],
     "handle": ["BufferedJob", "JobHandle"],
+    "health.endpoint": ["HealthEndpoint"],
     "job": ["Job", "Traceable", "upgrade"],
     "outcome": ["Cancel", "Retry", "Snooze"],
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
@@ -115,6 +117,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "BlockingClient",
     "Buffer",
     "BufferedJob",
+    "HealthEndpoint",
     "Job",
     "JobContext",
     "JobHandle",
