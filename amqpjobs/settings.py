@@ -57,7 +57,8 @@ def place_of(address: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or port is None or address not in (f"{host}:{port}", f"[{host}]:{port}"):
+    is_whole = address.lower() in (f"{host}:{port}", f"[{host}]:{port}")  # no login, no path
+    if not host or port is None or not is_whole or any(each.isspace() for each in address):
         raise ValueError(f"{address!r} is no address; it should look like 127.0.0.1:8080 or [::1]:8080")
     return host, port
 
