@@ -209,7 +209,7 @@ async def test_beats_that_lead_or_wait_are_ready_and_one_that_is_cut_off_is_not(
     shell = Shell(tmp_path, AMQPJOBS_URL=url, AMQPJOBS_NAMESPACE=NAMESPACE, AMQPJOBS_LOG_FORMAT="json")
     async with FaultyProxy(url).running() as proxy:
         with shell.type(f"amqpjobs beat ticking --health {probes[0].address}", AMQPJOBS_URL=proxy.url) as leader:
-            assert leader.shows('"message":"the beat leads"'), leader.text
+            await until(lambda: bool(lines_of(leader, "the beat leads")))
             with shell.type("amqpjobs beat ticking", AMQPJOBS_HEALTH=probes[1].address) as other:
                 for probe in probes:
                     await probe.until_ready()
@@ -226,9 +226,9 @@ async def test_beats_that_lead_or_wait_are_ready_and_one_that_is_cut_off_is_not(
                 for probe in probes:
                     await probe.until_ready()
                 other.signal(signal.SIGTERM)
-                assert other.end() == 0, other.text
+                assert await asyncio.to_thread(other.end) == 0, other.text
             leader.signal(signal.SIGTERM)
-            assert leader.end() == 0, leader.text
+            assert await asyncio.to_thread(leader.end) == 0, leader.text
     for queue in ("lease", "register", "control", "runs"):
         await broker.delete_queue(f"{NAMESPACE}.beat.{queue}.v1.{name}")
 
