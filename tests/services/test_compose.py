@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
+from amqpjobs.cli import COMMANDS
 from amqpjobs.settings import Settings, load_settings
 from services.email.settings import EmailSettings
 
@@ -81,6 +82,13 @@ def test_the_worker_gets_more_time_to_stop_than_it_takes() -> None:
 
     # Beside its grace, a worker has 5 s each to end its consumers, what was cut short, and its settling.
     assert seconds >= load_settings().grace + 15
+
+
+def test_its_health_is_asked_by_a_command_of_ours_where_it_tells_it() -> None:
+    form, program, verb = EMAIL["healthcheck"]["test"]
+
+    assert (form, program, verb in COMMANDS) == ("CMD", "amqpjobs", True)
+    assert "AMQPJOBS_HEALTH" in EMAIL["environment"]
 
 
 def test_the_image_is_built_of_files_that_exist() -> None:
