@@ -80,8 +80,8 @@ class Server:
         try:
             async with self._clock.timeout(SERVED_WITHIN):
                 await self._converse(reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # it went away, or was too slow: there is nobody to tell
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # it went away, was too slow, or gave way: there is nobody to tell, and the task is asyncio's own
         finally:
             self._connections.pop(task, None)
             writer.transport.abort()
