@@ -132,7 +132,9 @@ def size_of_all(client: socket.socket) -> int:
     return size
 
 
-async def test_of_too_many_that_say_nothing_the_oldest_give_way(port: int) -> None:
+async def test_of_too_many_that_say_nothing_the_oldest_give_way(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("HEAD_WITHIN", "SERVED_WITHIN"):  # they do not give way because they are slow
+        monkeypatch.setattr(server, limit, 10 * PATIENCE)
     async with AsyncExitStack() as stack:
         silent = list[asyncio.StreamReader]()
         for _ in range(3 * server.MOST):
