@@ -90,8 +90,8 @@ def test_its_environment_is_known_and_accepted(deployment: Document, monkeypatch
             monkeypatch.setenv(name, value)
 
     assert set(environment) <= settings_named("AMQPJOBS_", Settings) | settings_named("EMAIL_", EmailSettings)
-    assert load_settings().health
-    assert EmailSettings()
+    assert load_settings().health == environment["AMQPJOBS_HEALTH"]
+    assert EmailSettings().smtp_url or "EMAIL_SMTP_URL" not in environment
 
 
 @deployments
