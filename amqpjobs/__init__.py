@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         UnroutableError,
     )
     from amqpjobs.handle import BufferedJob, JobHandle
+    from amqpjobs.health.endpoint import HealthEndpoint
     from amqpjobs.job import Job, Traceable, upgrade
     from amqpjobs.outcome import Cancel, Retry, Snooze
     from amqpjobs.retry import RetryPolicy, decide, delays, exponential, fibonacci, fixed, linear
@@ -97,6 +98,7 @@ _HOMES = {
         "UnroutableError",
     ],
     "handle": ["BufferedJob", "JobHandle"],
+    "health.endpoint": ["HealthEndpoint"],
     "job": ["Job", "Traceable", "upgrade"],
     "outcome": ["Cancel", "Retry", "Snooze"],
     "retry": ["RetryPolicy", "decide", "delays", "exponential", "fibonacci", "fixed", "linear"],
@@ -120,6 +122,7 @@ __all__ = [  # noqa: RUF022  (by topic)
     "Buffer",
     "BufferedJob",
     "Exposition",
+    "HealthEndpoint",
     "Job",
     "JobContext",
     "JobHandle",

@@ -26,6 +26,8 @@ from amqpjobs.errors import SettingsError
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 UNREADABLE = "<a URL that cannot be read>"
+#: Characters that a token for the health endpoint has at least.
+SHORTEST_TOKEN = 16
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -45,6 +47,34 @@ def _checked_namespace(value: str) -> str:
         raise ValueError("a namespace is 1 to 40 letters, digits, '-', '_' or '.'")
     if any(word in ("", "0", "1") for word in value.split(".")) or value.startswith("amq."):
         raise ValueError("no word of a namespace may be empty, '0' or '1', and it may not begin with 'amq.'")
+    return value
+
+
+def place_of(address: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8080" or "[::1]:8080". Raises ValueError."""
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    is_whole = address.lower() in (f"{host}:{port}", f"[{host}]:{port}")  # no login, no path
+    if not host or port is None or not is_whole or any(each.isspace() for each in address):
+        raise ValueError(f"{address!r} is no address; it should look like 127.0.0.1:8080 or [::1]:8080")
+    return host, port
+
+
+def _checked_address(value: str) -> str:
+    place_of(value)
+    return value
+
+
+def _checked_token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < SHORTEST_TOKEN or not all("!" <= each <= "~" for each in text):
+        raise ValueError(
+            f"a token is {SHORTEST_TOKEN} letters, digits or signs at least, without blanks; make one with "
+            "`python -c 'import secrets; print(secrets.token_urlsafe())'`"
+        )
     return value
 
 
@@ -130,6 +160,10 @@ class Settings(BaseSettings):
     trace_relation: Literal["auto", "child", "link"] = "auto"
     #: Whether settling is a span of its own.
     trace_settle: bool = False
+    #: Where a worker or beat process tells its health, as 127.0.0.1:8080; None: nowhere.
+    health: Annotated[str, AfterValidator(_checked_address)] | None = None
+    #: What must be known to read more of it than a word; without it only a loopback address is served.
+    health_token: Annotated[SecretStr, AfterValidator(_checked_token)] | None = None
     #: "auto": readable on a terminal, JSON elsewhere.
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

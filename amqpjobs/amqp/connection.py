@@ -228,11 +228,14 @@ class Link:
         self._live: asyncio.Future[Session] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._has_been_up = False
+        #: Since when there is no live session, by the loop's clock; None: nobody has noticed that yet.
+        self._down_since: float | None = None
         #: Why the last attempt to connect failed, for those who waited in vain.
         self.last_error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._live = _future()
+        self._down_since = _now()
         self._keeper = asyncio.create_task(self._keep(self._live), name=f"amqpjobs {self._role} link")
         return self
 
@@ -251,6 +254,15 @@ class Link:
         """Whether there is a live session."""
         live = self._live
         return live is not None and live.done() and live.exception() is None and live.result().is_open
+
+    @property
+    def absence(self) -> str:
+        """For how long there has been no live session, and why, without a password; "" when there is one."""
+        if self.is_up:
+            return ""
+        seconds = 0.0 if self._down_since is None else _now() - self._down_since
+        why = f" ({_shown(self.last_error)})" if self.last_error is not None else ""
+        return f"not connected to {self._settings.shown_url}: reconnecting since {seconds:.0f} s{why}"
 
     @property
     def blocked(self) -> str:
@@ -305,10 +317,11 @@ class Link:
             await self._prepared(session, url)
             if session.is_open:
                 live.set_result(session)
-                self.last_error = None
+                self.last_error = self._down_since = None
                 self._events.emit(ConnectionOpened(self._role, masked(url), session.broker, self._has_been_up))
                 self._has_been_up = True
             error = await session.ended()
+            self._down_since = self._down_since or _now()
             self._renewed(live)  # before its close, which may take seconds: who comes now waits for the next one
             return error
         except BrokerError as error:
@@ -408,6 +421,11 @@ def told(error: BaseException, url: str) -> BrokerError:
     if isinstance(error, TimeoutError):
         words = "it did not answer in time"
     return BrokerUnavailableError(f"No connection to the broker at {place}: {words}.")
+
+
+def _shown(error: BaseException) -> str:
+    """An error in few words; only of our own it is known that they have no secret in them."""
+    return str(error) if isinstance(error, BrokerError) else type(error).__name__
 
 
 def _words(error: BaseException) -> str:

@@ -95,6 +95,19 @@ class Beat:
         """Whether it leads, as far as it has heard."""
         return self._term is not None and self._lease.is_held
 
+    def look(self) -> None:
+        """Nothing of it is seen only over time."""
+
+    def troubles(self) -> list[str]:
+        """Why it is not ready, in words; empty: it leads, or waits for its turn on a connection that is up."""
+        if self._stop_asked.is_set():
+            return ["draining"]
+        if not self._link.is_up:
+            return [self._link.absence]
+        if self._lease.is_held and self._term is None:
+            return [f"the beat of {self._app.name!r} has the lease and does not lead yet"]
+        return []
+
     @property
     def is_busy(self) -> bool:
         """Whether it leads, and ticks are on their way or being written down: what needs no more time."""

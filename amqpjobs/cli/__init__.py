@@ -1,6 +1,6 @@
 """The command line. Each command's module is imported when it is used, so that `--help` answers at once.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 import, 4 broker, 5 topology mismatch, 6 unclean shutdown.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 import, 4 broker, 5 topology mismatch, 6 unclean shutdown, 7 nobody answers.
 """
 
 import sys
@@ -17,6 +17,7 @@ COMMANDS = {
     "dev": "Work while you write: reloads what changes, and brings a broker if there is none.",
     "run": "Work off the jobs of services.",
     "beat": "Enqueue the jobs of services' schedules.",
+    "status": "Whether a worker or beat process is ready, for probes.",
     "send": "Enqueue one job.",
     "check": "Import services, verify the broker, and show what would run.",
     "contracts": "What job classes promise on the wire: write it down, and compare it.",

@@ -9,6 +9,7 @@ from rich_click import RichCommand
 from amqpjobs.app import App
 from amqpjobs.beat.beat import Beat
 from amqpjobs.cli.common import load_apps, run_async
+from amqpjobs.cli.health import health_option, run_shift
 from amqpjobs.logs import log_events, set_up_logging
 from amqpjobs.settings import load_settings
 from amqpjobs.worker.ending import Limits
@@ -17,7 +18,8 @@ from amqpjobs.worker.shift import Shift
 
 @click.command("beat", cls=RichCommand, short_help="Enqueue the jobs of services' schedules.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
-def command(targets: tuple[str, ...]) -> int:
+@health_option
+def command(targets: tuple[str, ...], health: str | None) -> int:
     """Enqueue the jobs of services' schedules until SIGTERM or SIGINT (Ctrl-C).
 
     Run it as often as you like: for each service one beat leads, and another takes over when it is gone.
@@ -26,11 +28,13 @@ def command(targets: tuple[str, ...]) -> int:
       amqpjobs beat services.reports
       amqpjobs run services.reports --beat           a worker and a beat in one process
     """
-    set_up_logging(load_settings())
+    settings = load_settings()
+    set_up_logging(settings)
     apps = load_apps(targets)
     for app in apps:
         log_events(app.events)
-    return run_async(Shift([], apps[0].clock, Limits(), beside=beats_of(apps)).run())
+    shift = Shift([], apps[0].clock, Limits(), beside=beats_of(apps))
+    return run_async(run_shift(shift, health or settings.health, settings.health_token))
 
 
 def beats_of(apps: Sequence[App[Any]]) -> list[Beat]:

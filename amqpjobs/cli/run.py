@@ -7,6 +7,7 @@ from rich_click import RichCommand
 
 from amqpjobs.cli.beat import beats_of
 from amqpjobs.cli.common import IMPORT, TOPOLOGY, UNCLEAN, USAGE, load_apps, run_async
+from amqpjobs.cli.health import health_option, run_shift, run_supervisor
 from amqpjobs.clock import SystemClock
 from amqpjobs.events import Events
 from amqpjobs.logs import log_events, set_up_logging
@@ -70,6 +71,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     is_flag=True,
     help="Also enqueue the jobs of the services' schedules, as `amqpjobs beat` does; of all beats one leads.",
 )
+@health_option
 @click.option("--supervised", type=int, nargs=2, hidden=True)  # the socket to the supervisor, and our number
 def command(
     targets: tuple[str, ...],
@@ -82,6 +84,7 @@ def command(
     max_memory: int | None,
     burst: bool,
     has_beat: bool,
+    health: str | None,
     supervised: tuple[int, int] | None,
 ) -> int:
     """Work off the jobs of services until SIGTERM or SIGINT (Ctrl-C).
@@ -104,7 +107,8 @@ def command(
     settings = load_settings()
     count = processes or settings.worker_processes
     if count is not None and supervised is None:
-        return supervise(count, settings, settings.grace if drain_timeout is None else drain_timeout)
+        grace = settings.grace if drain_timeout is None else drain_timeout
+        return supervise(count, settings, grace, health or settings.health)
     link = None if supervised is None else Supervised(*supervised)
     set_up_logging(settings, worker=None if link is None else link.number)
     apps = load_apps(targets)
@@ -117,11 +121,12 @@ def command(
     ]
     limits = Limits(max_jobs or settings.max_jobs, max_memory or settings.max_memory, burst)
     beats = beats_of(apps) if has_beat else []
-    cut_short = run_async(Shift(workers, apps[0].clock, limits, link, beside=beats).run())
+    shift = Shift(workers, apps[0].clock, limits, link, beside=beats)
+    cut_short = run_async(run_shift(shift, health or settings.health, settings.health_token, link))
     return UNCLEAN if cut_short else 0
 
 
-def supervise(count: int, settings: Settings, grace: float) -> int:
+def supervise(count: int, settings: Settings, grace: float, health: str | None) -> int:
     """Have processes work that get the same arguments as we; the exit code. No service is imported here."""
     set_up_logging(settings)
     events = Events()
@@ -135,7 +140,7 @@ def supervise(count: int, settings: Settings, grace: float) -> int:
         hopeless=frozenset({USAGE, IMPORT, TOPOLOGY}),
         unclean=UNCLEAN,
     )
-    return run_async(supervisor.run())
+    return run_async(run_supervisor(supervisor, health, settings.health_token))
 
 
 def _command_of(number: int, fd: int) -> list[str]:

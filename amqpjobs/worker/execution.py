@@ -115,6 +115,11 @@ class Execution:
             envelope.timeout or handler.timeout or self._settings.timeout,
         )
 
+    def timeout_of(self, envelope: Envelope) -> float:
+        """How many seconds an attempt may take; 0 for one that nobody would run."""
+        handler = self._registry.get(envelope.kind)
+        return 0.0 if handler is None else self.bounds(envelope, handler)[1]
+
     async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
         max_attempts, timeout = self.bounds(envelope, handler)
         context: JobContext[Any] = JobContext(

@@ -36,6 +36,11 @@ class Intake:
         self._is_closed = False
 
     @property
+    def is_full(self) -> bool:
+        """Whether each slot is held."""
+        return self._slots.is_full
+
+    @property
     def waiting(self) -> int:
         """Deliveries that have not begun."""
         return self._pauses.holding + self._batches.collecting + self._slots.waiting

@@ -7,7 +7,7 @@ nothing had happened, and so does one that had ended in between.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
@@ -68,6 +68,13 @@ class Running:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs)
+
+    def timeout_of(self, run: Run) -> float:
+        """How many seconds a run may take, as far as it is known by now."""
+        return 0.0 if run.envelope is None else self._execution.timeout_of(run.envelope)
 
     def begin(self, runs: Iterable[Run]) -> None:
         loop = asyncio.get_running_loop()

@@ -9,12 +9,20 @@ import contextlib
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Protocol
 
 from amqpjobs.clock import Clock
 from amqpjobs.events import LimitReached
 from amqpjobs.worker.ending import Ending, Limits
 from amqpjobs.worker.supervised import CUT_SHORT_AFTER, HURRY, Supervised
 from amqpjobs.worker.worker import Worker
+
+
+class Companion(AbstractAsyncContextManager[object], Protocol):
+    """What may stand beside workers, as a beat."""
+
+    def look(self) -> None: ...
+    def troubles(self) -> list[str]: ...
 
 
 class Shift:
@@ -27,7 +35,7 @@ class Shift:
         limits: Limits,
         supervised: Supervised | None = None,
         *,
-        beside: Sequence[AbstractAsyncContextManager[object]] = (),
+        beside: Sequence[Companion] = (),
     ) -> None:
         """What stands `beside` the workers is entered after them, and left before them when they have drained."""
         self._workers = workers
@@ -39,6 +47,7 @@ class Shift:
         self._is_alone = asyncio.Event()
         self._is_signalled = False
         self._is_ready = False
+        self._has_begun = False
 
     async def run(self) -> int:
         """How many jobs were cut short. Raises what a worker's start raises."""
@@ -59,6 +68,18 @@ class Shift:
                 loop.remove_signal_handler(signal.SIGTERM)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return sum(worker.cancelled for worker in self._workers)
+
+    def look(self) -> None:
+        """Have all look that are here."""
+        for each in (*self._workers, *self._beside):
+            each.look()
+
+    def troubles(self) -> list[str]:
+        """Why it is not ready, in words; empty: all that are here are."""
+        if self._asked.is_set():
+            return ["draining"]
+        every = (*self._workers, *self._beside)
+        return [*([] if self._has_begun else ["starting"]), *(trouble for each in every for trouble in each.troubles())]
 
     def drain(self) -> None:
         """Ask for a clean stop."""
@@ -101,6 +122,7 @@ class Shift:
             await stack.enter_async_context(each)
 
     async def _work(self) -> None:
+        self._has_begun = True
         self._say_ready()
         watching = asyncio.ensure_future(self._ending.watch())
         await self._asked.wait()

@@ -28,6 +28,11 @@ class Slots:
         self._lost: list[Delivery] = []
 
     @property
+    def is_full(self) -> bool:
+        """Whether each slot is held."""
+        return self._free <= 0
+
+    @property
     def waiting(self) -> int:
         """Deliveries that have not started."""
         return len(self._all())

@@ -52,6 +52,10 @@ class Supervised:
         """Nothing is left to do: nobody is to take our place."""
         self._say(b"done\n")
 
+    def say_port(self, port: int) -> None:
+        """Where this process tells its health."""
+        self._say(f"health {port}\n".encode())
+
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call it in this event loop with HURRY and GONE, also if they were heard before."""
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import spawn
 
 from amqpjobs.clock import Clock
@@ -59,6 +60,8 @@ class Member:
         self.pid = process.pid
         self.ready = asyncio.Event()
         self.over = asyncio.Event()
+        #: Where it tells its health, once it has said so.
+        self.port: int | None = None
         #: It has found nothing left to do.
         self.is_done = False
         self.is_asked = False
@@ -113,6 +116,8 @@ class Member:
                     self._ready_at = self._clock.monotonic()
                     self.ready.set()
                 self.is_done = self.is_done or line == b"done\n"
+                if line.startswith(b"health "):
+                    self.port = int(line.split()[1])
 
 
 class Place:
@@ -122,10 +127,22 @@ class Place:
         self.number = number
         self.member: Member | None = None
         self.pause = 0.0
+        #: Its process has found nothing left to do, and nobody takes its place.
+        self.is_done = False
         #: A reload may have mended what was wrong: the pause is over.
         self.may_be_mended = asyncio.Event()
         #: Who holds it may put a process here.
         self.lock = asyncio.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What its supervisor knows of a place."""
+
+    number: int
+    is_filled: bool
+    #: Where its process tells its health; None: nowhere yet.
+    port: int | None
 
 
 class Supervisor:
@@ -166,6 +183,16 @@ class Supervisor:
         self._reload_asked = asyncio.Event()
         self._had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         self._code = 0
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop_asked.is_set()
+
+    @property
+    def posts(self) -> list[Post]:
+        """Its places, those left out that have found nothing left to do."""
+        members = [(place.number, place.member) for place in self._places if not place.is_done]
+        return [Post(number, each is not None, None if each is None else each.port) for number, each in members]
 
     async def run(self) -> int:
         """The exit code: 0 after a clean stop."""
@@ -226,6 +253,7 @@ class Supervisor:
                     continue
                 place.member = None
                 if member.is_done:
+                    place.is_done = True
                     return
             await self._rest(place)
 

@@ -44,6 +44,7 @@ from amqpjobs.worker.introduction import introduction, refuse_while_a_child_star
 from amqpjobs.worker.parked import Parked
 from amqpjobs.worker.processes import Processes
 from amqpjobs.worker.quarantine import Quarantine
+from amqpjobs.worker.readiness import Holders, unconsumed
 from amqpjobs.worker.run import Run
 from amqpjobs.worker.running import Running
 from amqpjobs.worker.settle import Settler
@@ -124,6 +125,7 @@ class Worker:
             on_ready=self._begin_what_fits,
         )
         self._running: Running | None = None
+        self._holders = Holders(self._timeout_of)
         self._consumers: list[Consumer] = []
         self._threads = Threads()
         self._declarer = Declarer(app.topology, app.events)
@@ -166,6 +168,19 @@ class Worker:
     def events(self) -> Events:
         """What happens here; the app's own."""
         return self._app.events
+
+    def look(self) -> None:
+        """See who holds its slots, once a second or so, for `troubles`."""
+        self._holders.look(self._running or (), self._app.clock.monotonic())
+
+    def troubles(self) -> list[str]:
+        """Why it is not ready, in words; empty: it is."""
+        if self._stop_asked.is_set() or self._is_stopping:
+            return ["draining"]
+        absent = [link.absence for link in (self._consuming, self._publishing) if not link.is_up]
+        queues = {queue.name: self._app.topology.work_queue(queue.name) for queue in self._queues}
+        missing = unconsumed(queues, self._consumers) if self._consuming.is_up else []
+        return [*absent, *missing, *self._stuck()]
 
     async def left(self) -> int:
         """How many jobs wait in its queues for anybody, and wait or run here. Delayed ones do not count.
@@ -332,6 +347,14 @@ class Worker:
 
     async def _prepare_nothing(self, session: Session) -> None:
         """The publishing connection needs no more than to be open."""
+
+    def _stuck(self) -> list[str]:
+        self.look()
+        how = self._holders.stuck(self._app.clock.monotonic()) if self._intake.is_full else ""
+        return [f"all {self._concurrency} slots of {self._app.name!r} are stuck: {how}"] if how else []
+
+    def _timeout_of(self, run: Run) -> float:
+        return 0.0 if self._running is None else self._running.timeout_of(run)
 
     def _plan(self) -> Plan:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
+from amqpjobs.cli import COMMANDS
 from amqpjobs.settings import Settings, load_settings
 from services.email.settings import EmailSettings
 from tests.conftest import MakeNode
@@ -50,8 +51,6 @@ SCRAPES: dict[str, dict[str, Any]] = {
 }
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/amqpjobs.json").read_text())
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
-#: Settings of the endpoint that tells health and metrics.
-OF_THE_ENDPOINT = {"AMQPJOBS_HEALTH", "AMQPJOBS_HEALTH_TOKEN"}
 #: Metrics of RabbitMQ's own that are asked for, and the family they come with.
 OF_RABBITMQ = {"rabbitmq_detailed_queue_messages_ready": "queue_coarse_metrics"}
 
@@ -71,7 +70,7 @@ def test_the_worker_runs_a_target_that_imports(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_variable_is_a_setting() -> None:
-    known = settings_named("AMQPJOBS_", Settings) | settings_named("EMAIL_", EmailSettings) | OF_THE_ENDPOINT
+    known = settings_named("AMQPJOBS_", Settings) | settings_named("EMAIL_", EmailSettings)
 
     assert set(EMAIL["environment"]) <= known
     assert {name for name in OBSERVING["email"]["environment"] if not name.startswith("OTEL_")} <= known
@@ -115,6 +114,13 @@ def test_the_worker_gets_more_time_to_stop_than_it_takes() -> None:
 
     # Beside its grace, a worker has 5 s each to end its consumers, what was cut short, and its settling.
     assert seconds >= load_settings().grace + 15
+
+
+def test_its_health_is_asked_by_a_command_of_ours_where_it_tells_it() -> None:
+    form, program, verb = EMAIL["healthcheck"]["test"]
+
+    assert (form, program, verb in COMMANDS) == ("CMD", "amqpjobs", True)
+    assert "AMQPJOBS_HEALTH" in EMAIL["environment"]
 
 
 def test_the_image_is_built_of_files_that_exist() -> None:

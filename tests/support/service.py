@@ -1,7 +1,8 @@
 """A service in a folder, run by `amqpjobs run` in processes of its own, and its ledger, a file outside the broker.
 
-What a job does is one of its words: "wait" until the test lets it go, "sleep" some seconds, "die", "eat"
-memory, "fail", or "block" the whole interpreter, as C code does that keeps Python's lock.
+What a job does is one of its words: "wait" until the test lets it go, "cling" so that no cancellation ends it
+before, "hold" up the event loop until then, "sleep" some seconds, "die", "eat" memory, "fail", or "block" the whole
+interpreter, as C code does that keeps Python's lock.
 """
 
 import json
@@ -19,7 +20,8 @@ from tests.support.broker import PATIENCE, Broker, eventually
 from tests.support.terminal import Terminal
 
 SOURCE = """
-import asyncio, os, signal
+import asyncio, os, signal, time
+from contextlib import suppress
 from pathlib import Path
 from amqpjobs import App, Job, Queue, fixed
 
@@ -42,6 +44,13 @@ async def task(job: Task) -> None:
         case "wait":
             while not Path("go").exists():
                 await asyncio.sleep(0.02)
+        case "cling":
+            while not Path("go").exists():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.02)
+        case "hold":
+            while not Path("go").exists():
+                time.sleep(0.02)
         case "sleep":
             await asyncio.sleep(job.seconds)
         case "die":

@@ -13,6 +13,7 @@ from amqpjobs.settings import (
     load_settings,
     log_level_number,
     masked,
+    place_of,
     size_of,
     split_urls,
     wants_readable_logs,
@@ -254,3 +255,49 @@ def test_a_memory_limit_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
 
     assert load_settings().max_memory == 2**29
     assert load_settings(max_memory=7).max_memory == 7
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("localhost:1", ("localhost", 1)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(address: str, place: tuple[str, int]) -> None:
+    assert place_of(address) == place
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "::1:8080", "[::1]", "a:70000"],
+        *["http://127.0.0.1:8080", "127.0.0.1:8080/", "user@127.0.0.1:8080", " 127.0.0.1:8080", "[::1:8080"],
+    ],
+)
+def test_what_is_no_address_is_told_with_its_variable(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMQPJOBS_HEALTH", address)
+
+    with pytest.raises(SettingsError, match=r"AMQPJOBS_HEALTH \(health in .*should look like 127\.0\.0\.1:8080"):
+        load_settings()
+
+
+@pytest.mark.parametrize("token", ["", "short", "with a blank, but long enough", "ünïcödé-ünïcödé-ünïcödé", "x" * 15])
+def test_a_token_that_is_easily_guessed_or_cannot_be_sent_is_refused_and_not_told(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMQPJOBS_HEALTH_TOKEN", token)
+
+    with pytest.raises(SettingsError, match=r"AMQPJOBS_HEALTH_TOKEN .*16 letters") as refused:
+        load_settings()
+
+    assert not token or token not in str(refused.value)
+
+
+def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMQPJOBS_HEALTH_TOKEN", "a-token-of-the-tests")
+
+    assert "a-token-of-the-tests" not in repr(load_settings())
