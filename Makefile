@@ -41,8 +41,9 @@ rabbitmq: ## Install RabbitMQ, librabbitmq's tools and promtool for the tests, i
 test: setup rabbitmq ## Run all tests, on private RabbitMQ nodes; one file: .venv/bin/pytest tests/scenarios/test_node.py
 	$(python) -m pytest -m "not slow" -n 2 --dist loadfile
 
-bench: setup rabbitmq ## amqpjobs beside its peers; the embedded broker's speed and memory; how late 10,000 schedules are (an hour)
+bench: setup rabbitmq ## amqpjobs beside its peers; what many and large jobs cost; the embedded broker; 10,000 schedules (two hours)
 	$(python) -m benchmarks
+	$(python) -m benchmarks.growth
 	$(python) -m benchmarks.embedded_broker
 	$(python) -m benchmarks.beats
 

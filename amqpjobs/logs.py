@@ -219,6 +219,8 @@ def _escaped(letter: str) -> str:
 
 
 def _enqueued(event: JobEnqueued) -> None:
+    if not _log.isEnabledFor(logging.INFO):  # for each job
+        return
     extra = _job(event.envelope, delay=event.delay or None, queue=event.envelope.queue or None)
     _log.info("enqueued", extra=extra)
 
@@ -237,6 +239,8 @@ def _started(event: JobStarted) -> None:
 
 def _ended(event: JobEnded) -> None:
     level, message, fields, error = _told(event.outcome)
+    if not _log.isEnabledFor(level):  # for each job
+        return
     extra = _job(event.envelope, seconds=event.seconds, queue=event.envelope.queue, **fields)
     # A failed attempt shows its traceback when it was the last one, or at level DEBUG.
     shows = isinstance(event.outcome, Dead) or _log.isEnabledFor(logging.DEBUG)

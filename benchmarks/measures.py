@@ -45,9 +45,9 @@ class Track:
 class Run:
     """A contender on a queue of its own."""
 
-    def __init__(self, track: Track, name: str, folder: Path) -> None:
+    def __init__(self, track: Track, name: str, folder: Path, given: Mapping[str, str]) -> None:
         own = {"BENCHMARK_URL": track.url, "BENCHMARK_QUEUE": f"benchmark-{next(_queues)}", FOLDER: str(folder)}
-        self._environment = os.environ | own
+        self._environment = {**os.environ, **own, **given}
         self._name = name
         self.tally = Tally(folder)
         self.call("prepare")
@@ -92,9 +92,10 @@ class Run:
 
 
 @contextmanager
-def running(track: Track, name: str) -> Generator[Run]:
+def running(track: Track, name: str, **given: str) -> Generator[Run]:
+    """With these variables in the environment."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Run(track, name, Path(folder))
+        yield Run(track, name, Path(folder), given)
 
 
 def bulk(track: Track, name: str) -> Figures:
@@ -112,38 +113,61 @@ def drain(track: Track, name: str, processes: int = 1) -> Figures:
         run.call("enqueue", count=track.jobs)
         with run.working(processes=processes, concurrency=200) as worker:
             run.until(int(track.jobs * WARM_UP))
-            jobs, began, cpu = run.tally.jobs, time.perf_counter(), _cpu(worker)
+            jobs, began, cpu = run.tally.jobs, time.perf_counter(), cpu_of(worker)
             run.until(track.jobs)
-            seconds, jobs, cpu = time.perf_counter() - began, track.jobs - jobs, _cpu(worker) - cpu
-            return {"jobs/s": jobs / seconds, "us a job": cpu / jobs * 1e6, "MiB": _memory(worker)}
+            seconds, jobs, cpu = time.perf_counter() - began, track.jobs - jobs, cpu_of(worker) - cpu
+            return {"jobs/s": jobs / seconds, "us a job": cpu / jobs * 1e6, "MiB": memory_of(worker)}
 
 
 def drain_by_two(track: Track, name: str) -> Figures:
     return drain(track, name, processes=2)
 
 
-def waiting(track: Track, name: str) -> Figures:
+def waiting(track: Track, name: str, concurrency: int = 100) -> Figures:
     """Jobs of 50 ms, 100 at once: 2,000 a second is the ceiling."""
-    count = max(200, track.jobs // 4)
+    count = max(2, track.jobs // 5000) * concurrency * 10
     with running(track, name) as run:
         run.call("enqueue", kind="waiting", count=count)
-        with run.working(kind="waiting", concurrency=100):
+        with run.working(kind="waiting", concurrency=concurrency):
             run.until(int(count * WARM_UP))
             jobs, began = run.tally.jobs, time.perf_counter()
             run.until(count)
             return {"jobs/s": (count - jobs) / (time.perf_counter() - began)}
 
 
-def latency(track: Track, name: str) -> Figures:
+def waiting_at_large(track: Track, name: str) -> Figures:
+    """1,000 at once: 20,000 a second is the ceiling."""
+    return waiting(track, name, concurrency=1000)
+
+
+def computing(track: Track, name: str) -> Figures:
+    """Jobs that compute for about a millisecond, in two processes."""
+    count = max(100, track.jobs // 4)
+    with running(track, name) as run:
+        run.call("enqueue", kind="computing", count=count)
+        with run.working(kind="computing", processes=2, concurrency=10):
+            run.until(int(count * WARM_UP))
+            jobs, began = run.tally.jobs, time.perf_counter()
+            run.until(count)
+            return {"jobs/s": (count - jobs) / (time.perf_counter() - began)}
+
+
+def latency(track: Track, name: str, rate: int = 100) -> Figures:
     """From before an enqueue until the job begins, at 100 a second."""
-    count = max(100, track.jobs // 20)
+    count = max(1, track.jobs // 2000) * rate
     with running(track, name) as run, run.working(concurrency=10):
         run.call("each", count=50)
         run.until(51)
-        run.call("each", kind="timed", count=count, rate=100)
+        took = run.call("each", kind="timed", count=count, rate=rate)
         run.until(51 + count + 1)
         late = sorted(run.tally.late())[: count + 1]
-        return {"p50 ms": 1000 * statistics.median(late), "p99 ms": 1000 * statistics.quantiles(late, n=100)[98]}
+        p50, p99 = statistics.median(late), statistics.quantiles(late, n=100)[98]
+        return {"p50 ms": 1000 * p50, "p99 ms": 1000 * p99, "jobs/s": count / took["seconds"]}
+
+
+def latency_under_load(track: Track, name: str) -> Figures:
+    """At 1,000 a second, or as many as its client sends."""
+    return latency(track, name, rate=1000)
 
 
 def idle(track: Track, name: str) -> Figures:
@@ -155,9 +179,9 @@ def idle(track: Track, name: str) -> Figures:
             run.until(1)
             seconds = time.perf_counter() - began
             time.sleep(1)
-            cpu, pause = _cpu(worker), 3.0
+            cpu, pause = cpu_of(worker), 3.0
             time.sleep(pause)
-            return {"first job s": seconds, "MiB": _memory(worker), "cores": (_cpu(worker) - cpu) / pause}
+            return {"first job s": seconds, "MiB": memory_of(worker), "cores": (cpu_of(worker) - cpu) / pause}
 
 
 MEASURES: Mapping[str, Callable[[Track, str], Figures]] = {
@@ -166,7 +190,10 @@ MEASURES: Mapping[str, Callable[[Track, str], Figures]] = {
     "drain": drain,
     "drain-2": drain_by_two,
     "waiting": waiting,
+    "waiting-1000": waiting_at_large,
+    "computing": computing,
     "latency": latency,
+    "latency-1000": latency_under_load,
     "idle": idle,
 }
 
@@ -179,11 +206,11 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_of(process: psutil.Process) -> float:
     times = [each.cpu_times() for each in _family(process)]
     return sum(each.user + each.system for each in times)
 
 
-def _memory(process: psutil.Process) -> float:
+def memory_of(process: psutil.Process) -> float:
     """What it does not share with others counts whole, the rest by its part."""
     return sum(each.memory_full_info().pss for each in _family(process)) / _MIB

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks.contenders.pace import Took, blocking, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 #: Without types of its own.
@@ -36,11 +36,16 @@ def waiting(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran()
 
 
+def computing(number: int, text: str = TEXT, at: float = 0.0) -> None:
+    compute()
+    ran()
+
+
 def tell(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran(at)
 
 
-for name, function in {"nothing": nothing, "waiting": waiting, "timed": tell}.items():
+for name, function in {"nothing": nothing, "waiting": waiting, "computing": computing, "timed": tell}.items():
     app.task(name=name)(function)
 
 

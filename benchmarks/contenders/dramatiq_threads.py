@@ -8,7 +8,7 @@ import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from benchmarks.contenders.pace import Took, blocking, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 broker = RabbitmqBroker(url=URL or "amqp://localhost", confirm_delivery=True)
@@ -26,12 +26,18 @@ def waiting(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran()
 
 
+@dramatiq.actor(actor_name="computing", queue_name=QUEUE)
+def computing(number: int, text: str = TEXT, at: float = 0.0) -> None:
+    compute()
+    ran()
+
+
 @dramatiq.actor(actor_name="timed", queue_name=QUEUE)
 def tell(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran(at)
 
 
-ACTORS = {"nothing": nothing, "waiting": waiting, "timed": tell}
+ACTORS = {"nothing": nothing, "waiting": waiting, "computing": computing, "timed": tell}
 
 
 def prepare() -> None:
@@ -50,6 +56,6 @@ def enqueue_each(kind: Kind, count: int, rate: float) -> Took:
 
 def work(kind: Kind, processes: int, concurrency: int) -> None:
     # More threads make jobs that do nothing slower: the eight of its default are fastest.
-    threads = 8 if kind == "nothing" else concurrency
+    threads = concurrency if kind == "waiting" else 8
     command = [sys.executable, "-m", "dramatiq", __name__, "--processes", str(processes), "--threads", str(threads)]
     os.execv(command[0], command)

@@ -8,7 +8,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from pydantic import BaseModel
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 
@@ -63,6 +63,8 @@ def _work(concurrency: int) -> None:
     async def take(order: Order) -> None:
         if order.kind == "waiting":
             await asyncio.sleep(WAIT)
+        elif order.kind == "computing":
+            compute()
         ran(order.at)
 
     asyncio.run(FastStream(broker).run())

@@ -36,14 +36,22 @@ class Watch:
 
 
 async def one_by_one(send: Callable[[int], Awaitable[object]], count: int, rate: float = 0.0) -> Took:
-    """Await each before the next, after one that connects."""
+    """Await each before the next; at a rate, send each at its time whether or not the last is confirmed."""
     await send(0)
     watch = Watch()
-    for number in range(count):
-        if (early := watch.early(number, rate)) > 0:
-            await asyncio.sleep(early)
-        await send(number)
+    async with asyncio.TaskGroup() as sending:
+        for number in range(count):
+            if not rate:
+                await send(number)
+                continue
+            if (early := watch.early(number, rate)) > 0:
+                await asyncio.sleep(early)
+            sending.create_task(_awaited(send, number))
     return watch.took(count)
+
+
+async def _awaited(send: Callable[[int], Awaitable[object]], number: int) -> None:
+    await send(number)
 
 
 async def at_once(send: Callable[[int], Awaitable[object]], count: int) -> Took:
@@ -56,7 +64,7 @@ async def at_once(send: Callable[[int], Awaitable[object]], count: int) -> Took:
 
 
 def blocking(send: Callable[[int], object], count: int, rate: float = 0.0) -> Took:
-    """`one_by_one` of a client that blocks."""
+    """`one_by_one` of a client that blocks, and may thus be slower than the rate."""
     send(0)
     watch = Watch()
     for number in range(count):

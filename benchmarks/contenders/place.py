@@ -9,13 +9,18 @@ from benchmarks.contenders.pace import Took
 URL = os.environ.get("BENCHMARK_URL", "")
 QUEUE = os.environ.get("BENCHMARK_QUEUE", "benchmark")
 
-#: One that does nothing; one that waits for something else; one that tells how late it began.
-Kind = Literal["nothing", "waiting", "timed"]
-KINDS: Sequence[Kind] = ("nothing", "waiting", "timed")
+#: One that does nothing; one that waits for something else; one that computes; one that tells how late it began.
+Kind = Literal["nothing", "waiting", "computing", "timed"]
+KINDS: Sequence[Kind] = ("nothing", "waiting", "computing", "timed")
 #: Seconds that a `waiting` job waits.
 WAIT = 0.05
 #: About as large as the arguments of a job usually are.
-TEXT = "x" * 70
+TEXT = "x" * int(os.environ.get("BENCHMARK_TEXT", "70"))
+
+
+def compute() -> None:
+    """What a `computing` job does: about a millisecond of Python, which lets no other thread in."""
+    sum(range(50_000))
 
 
 class Contender(Protocol):
@@ -30,7 +35,7 @@ class Contender(Protocol):
         ...
 
     def enqueue_each(self, kind: Kind, count: int, rate: float) -> Took:
-        """Each confirmed before the next, so many a second; 0: as fast as it goes. One more, to connect."""
+        """Each confirmed before the next, or so many a second. One more, to connect."""
         ...
 
     def work(self, kind: Kind, processes: int, concurrency: int) -> None:

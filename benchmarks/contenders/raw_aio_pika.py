@@ -9,7 +9,7 @@ import orjson
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 
@@ -59,6 +59,8 @@ def _work(concurrency: int) -> None:
         given = orjson.loads(message.body)
         if given["kind"] == "waiting":
             await asyncio.sleep(WAIT)
+        elif given["kind"] == "computing":
+            compute()
         ran(given["at"])
         await message.ack()
 

@@ -10,7 +10,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 
@@ -61,6 +61,8 @@ def _work(concurrency: int) -> None:
         given = orjson.loads(message.body)
         if given["kind"] == "waiting":
             await asyncio.sleep(WAIT)
+        elif given["kind"] == "computing":
+            compute()
         ran(given["at"])
         await message.channel.basic_ack(message.delivery_tag or 0)
 

@@ -8,7 +8,7 @@ from typing import Any
 from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 
 from benchmarks.contenders.pace import Took, at_once, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
 from benchmarks.tally import ran
 
 broker = AioPikaBroker(
@@ -30,12 +30,18 @@ async def waiting(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran()
 
 
+@broker.task(task_name="computing")
+async def computing(number: int, text: str = TEXT, at: float = 0.0) -> None:
+    compute()
+    ran()
+
+
 @broker.task(task_name="timed")
 async def tell(number: int, text: str = TEXT, at: float = 0.0) -> None:
     ran(at)
 
 
-TASKS: dict[Kind, Any] = {"nothing": nothing, "waiting": waiting, "timed": tell}
+TASKS: dict[Kind, Any] = {"nothing": nothing, "waiting": waiting, "computing": computing, "timed": tell}
 
 
 def prepare() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.flame import counted
 from benchmarks.measures import MEASURES, Track
 from tests.support.broker import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("measure", ["bulk", "single", "drain", "waiting", "latency"])
+@pytest.mark.parametrize("measure", ["bulk", "single", "drain", "waiting", "computing", "latency"])
 def test_each_measure_counts_the_jobs_that_ran(url: str, measure: str) -> None:
     # Enough for a worker to be seen at work: the system counts CPU time in steps of 10 ms.
     figures = MEASURES[measure](Track(url, jobs=5000), "ours")
@@ -31,3 +32,28 @@ def test_the_table_sets_contenders_side_by_side() -> None:
     rows = [line for line in done.stdout.splitlines() if "ours" in line or "raw_aiormq" in line]
     assert len(rows) == 2
     assert all(row.count("[") == 2 for row in rows)
+
+
+def test_how_the_cost_grows_is_told_for_many_jobs_and_kinds() -> None:
+    command = [sys.executable, "-m", "benchmarks.growth", "--jobs", "2000", "--part", "backlog", "--part", "kinds"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=8 * PATIENCE)
+
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip(" │").split("│")[0].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert rows == ["1,000 jobs", "2,000 jobs", "1", "10", "100"]
+
+
+def test_what_libraries_do_is_on_the_account_of_who_called_them() -> None:
+    stacks = """\
+main (amqpjobs/cli/run.py:12);run (asyncio/runners.py:118);data_received (amqpjobs/amqp/lane.py:80) 3
+run (asyncio/runners.py:118);begin (amqpjobs/worker/running.py:50);validate_json (pydantic/type_adapter.py:9) 5
+run (asyncio/runners.py:118);begin (amqpjobs/worker/running.py:51);loads (json.py) 2
+<module> (__main__.py:7);main (amqpjobs/cli/run.py:12);run (asyncio/runners.py:118) 4
+"""
+
+    assert counted(stacks) == {
+        "amqp/lane.py: data_received": 3,
+        "worker/running.py: begin": 7,
+        "the event loop: reading, writing, calling": 4,
+    }
