@@ -118,8 +118,7 @@ async def test_who_does_not_read_its_answer_is_closed(port: int, monkeypatch: py
         async def is_given_up() -> bool:
             return all(each.raddr != ours for each in psutil.Process().net_connections("tcp4"))
 
-        assert not await is_given_up()
-        assert (await get(port)).status_code == 200
+        assert (await get(port)).status_code == 200  # who came after it was let in, and so was it
         await eventually(is_given_up)
         assert await asyncio.to_thread(size_of_all, client) < MUCH
 
