@@ -12,6 +12,7 @@ the folder. `close` asks it to do so at once.
 Everything here blocks; async tests call it through `asyncio.to_thread`.
 """
 
+import fcntl
 import os
 import random
 import re
@@ -37,7 +38,10 @@ START_DEADLINE = 120.0  # a start takes 2 to 6 s; a busy machine may need far lo
 STOP_DEADLINE = 60.0
 #: Below the ports that systems hand out to outgoing connections. A client that keeps dialling a stopped
 #: node on one of those is in the end given that very port, connects to itself, and blocks the restart.
-PORTS = range(20_000, 25_000)
+PORTS = range(20_000, 30_000)
+#: Whom a port was given to has locked its byte of this file, until the end of its process.
+_GIVEN = os.open(f"/tmp/amqpjobs-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+_given_here = set[int]()
 #: Where Linux packages keep the real programs; theirs in /usr/sbin switch to the user `rabbitmq`.
 PACKAGED = Path("/usr/lib/rabbitmq/bin")
 
@@ -308,8 +312,24 @@ def find_program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on now."""
-    return list(islice(filter(is_free, random.sample(PORTS, len(PORTS))), count))
+    """Different ports that nobody listens on now, and that nobody else is given who runs tests on this machine.
+
+    Not even while nobody listens there: a node that is stopped finds its ports free when it starts again.
+    """
+    free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port) and _is_taken(port))
+    return list(islice(free, count))
+
+
+def _is_taken(port: int) -> bool:
+    """Whether it is now ours, and was nobody's."""
+    if port in _given_here:  # such a lock does not keep out the process that holds it
+        return False
+    try:
+        fcntl.lockf(_GIVEN, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _given_here.add(port)
+    return True
 
 
 def is_free(port: int) -> bool:
