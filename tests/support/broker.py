@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: How long a test waits for what should come at once. Generous: a busy machine is no failure.
 PATIENCE = 30.0
+#: A queue that shows neither messages nor consumers so often has none; each look waits 250 ms for it.
+LOOKS = 4
 
 
 class Foreign(TypedDict, total=False):
@@ -133,9 +135,21 @@ class Broker:
 
     async def count(self, queue: str) -> int:
         """Messages that wait, those lent to consumers left out."""
+        return (await self._counts(queue))[0]
+
+    async def consumers(self, queue: str) -> int:
+        """How many consume it."""
+        return (await self._counts(queue))[1]
+
+    async def _counts(self, queue: str) -> tuple[int, int]:
+        """Messages and consumers. Nothing of both is what 3.10 says, too, of a quorum queue that is slow to answer."""
         async with self.channel() as channel:
-            answer = await channel.queue_declare(queue, passive=True)
-        return answer.message_count or 0
+            for _ in range(LOOKS):
+                answer = await channel.queue_declare(queue, passive=True)
+                counts = answer.message_count or 0, answer.consumer_count or 0
+                if any(counts):
+                    return counts
+        return 0, 0
 
     async def await_count(self, queue: str, count: int, *, within: float = PATIENCE) -> None:
         """Until so many messages wait in the queue."""

@@ -146,5 +146,6 @@ class Ledger:
     def _lines(self) -> list[tuple[str, str, int, int]]:
         if not self._file.exists():
             return []
-        fields = [line.split() for line in self._file.read_text().splitlines()]
+        whole = self._file.read_text().rpartition("\n")[0]  # one that is being written is none yet
+        fields = [line.split() for line in whole.splitlines()]
         return [(word, name, int(attempt), int(pid)) for word, name, attempt, pid in fields]

@@ -61,7 +61,8 @@ def note(line: str) -> None:
 
 def noted() -> list[str]:
     file = folder / "ledger"
-    return file.read_text().splitlines() if file.exists() else []
+    # One that is being written is none yet.
+    return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
 
 
 @asynccontextmanager

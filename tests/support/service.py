@@ -94,21 +94,24 @@ class Service:
 
     def noted(self, word: str, *, by: int | None = None) -> list[int]:
         """The numbers of the jobs that started or ended, each time one did, in the process `by` or in any."""
-        ledger = self.folder / "ledger.txt"
-        lines = [line.split() for line in ledger.read_text().splitlines()] if ledger.exists() else []
-        return [int(line[1]) for line in lines if line[0] == word and by in (None, int(line[2]))]
+        return [int(line[1]) for line in self._lines() if line[0] == word and by in (None, int(line[2]))]
 
     def pids(self) -> set[int]:
         """The processes that ran jobs."""
-        return {int(line.split()[2]) for line in (self.folder / "ledger.txt").read_text().splitlines()}
+        return {int(line[2]) for line in self._lines()}
 
-    async def until_noted(self, word: str, *numbers: int, by: int | None = None) -> None:
+    def _lines(self) -> list[list[str]]:
+        """Those of the ledger; one that is being written is none yet."""
+        ledger = self.folder / "ledger.txt"
+        whole = ledger.read_text().rpartition("\n")[0] if ledger.exists() else ""
+        return [line.split() for line in whole.splitlines()]
+
+    async def until_noted(self, word: str, *numbers: int, by: int | None = None, within: float = PATIENCE) -> None:
         """Until each of these jobs has started, or ended."""
-        await until(lambda: set(numbers) <= set(self.noted(word, by=by)))
+        await until(lambda: set(numbers) <= set(self.noted(word, by=by)), within=within)
 
     async def consumers(self) -> int:
-        async with self.broker.channel() as channel:
-            return (await channel.queue_declare(self.queue, passive=True)).consumer_count or 0
+        return await self.broker.consumers(self.queue)
 
     async def until_consumed_by(self, count: int) -> None:
         async def is_so() -> bool:
