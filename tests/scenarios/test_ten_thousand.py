@@ -44,7 +44,7 @@ async def test_every_confirmed_job_ends_through_cuts_and_kills_and_once_without_
             confirmed |= await enqueuing
         await scene.ledger.until_done(confirmed, within=LONG)
         proxy.calm()
-        calm = await stream.enqueue(100)
+        calm = await stream.enqueue(100, deadline=60)
         await scene.ledger.until_done(calm, within=LONG)
         await scene.until_empty()
 

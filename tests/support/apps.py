@@ -25,6 +25,8 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
 NAMESPACE = "tests"
+#: Seconds that an enqueue without a deadline of its own may take: more than a busy machine stands still.
+ENQUEUE_WITHIN = 15.0
 #: Retries as soon as the delay levels can.
 SOON = fixed(0.1)
 
@@ -127,7 +129,8 @@ class Bench:
         self._queues: list[str] = []
 
     def settings(self, **given: object) -> Settings:
-        return load_settings(**{"url": self.url, "namespace": NAMESPACE, **given})
+        own = {"url": self.url, "namespace": NAMESPACE, "enqueue_timeout": ENQUEUE_WITHIN}
+        return load_settings(**{**own, **given})
 
     def app(
         self,

@@ -40,7 +40,7 @@ LAYOUTS: tuple[Mapping[str, str], ...] = (
 #: Milliseconds: a message with this TTL goes away within the step, one with the other never.
 SOON, NEVER = 30, 3_600_000
 #: Milliseconds after which a queue that nobody uses is deleted: enough for a few operations on a busy machine.
-UNUSED = 600
+UNUSED = 2_000
 #: Seconds until what expires soon has done so, also on a busy machine.
 _SURELY = 0.1
 

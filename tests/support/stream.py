@@ -1,7 +1,7 @@
 """A producer in a process of its own: `Stream`. It enqueues innocent jobs of the killer app as it is told.
 
-Run as a program it is that process: for each number on its input so many jobs, a line for each that was
-confirmed, and a last one. What was not confirmed is not repeated: nobody promised anything for it.
+Run as a program it is that process: for each number on its input, with the deadline behind it, so many jobs, a line
+for each that was confirmed, and a last one. What was not confirmed is not repeated: nobody promised anything for it.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ class Stream:
             self._process.kill()
         await self._process.communicate(b"")  # closes its input, which ends it
 
-    async def enqueue(self, count: int) -> set[str]:
-        """Those of so many more jobs whose enqueue returned."""
+    async def enqueue(self, count: int, *, deadline: float = 5) -> set[str]:
+        """Those of so many more jobs whose enqueue returned; each may take so many seconds."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{count}\n".encode())
+        self._process.stdin.write(f"{count} {deadline}\n".encode())
         confirmed = set[str]()
         async with asyncio.timeout(20 * PATIENCE):
             while (line := (await self._process.stdout.readline()).decode().strip()) != OVER:
@@ -59,10 +59,11 @@ def main() -> None:
 
     client, number = BlockingClient(app), 0
     for line in sys.stdin:
-        for _ in range(int(line)):
+        jobs, deadline = line.split()
+        for _ in range(int(jobs)):
             name, number = f"innocent-{number}", number + 1
             try:
-                client.enqueue(Innocent(name=name, seconds=0.002), deadline=5)
+                client.enqueue(Innocent(name=name, seconds=0.002), deadline=float(deadline))
             except EnqueueError:
                 continue
             sys.stdout.write(f"{name}\n")

@@ -32,7 +32,7 @@ class Inner(Job[None], kind=f"{name}.inner"):
 def set_up_telemetry(endpoint: str) -> None:
     """As a service would at its top."""
     provider = TracerProvider(resource=Resource({"process.pid": os.getpid()}))
-    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint)))
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint, timeout=60)))
     trace.set_tracer_provider(provider)
 
 

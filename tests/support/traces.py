@@ -35,6 +35,8 @@ from tests.support.broker import eventually
 ALWAYS = {"messaging.system": "rabbitmq"}
 #: Longer texts than these are on no span.
 LONGEST = {"exception.stacktrace": 8_100, "exception.message": 1_000}
+#: Seconds that an exporter waits for the sink: what it gives up is lost, and a busy machine is no failure.
+EXPORT_WITHIN = 60
 _OURS = re.compile(r"^(amqpjobs|messaging)\.((job|batch|schedule)\.)?")
 
 Values = Mapping[str, object]
@@ -118,7 +120,9 @@ def traced(patch: pytest.MonkeyPatch) -> Generator[Traces]:
     with Sink() as sink:
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(memory))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{sink.url}/v1/traces")))
+        provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(f"{sink.url}/v1/traces", timeout=EXPORT_WITHIN))
+        )
         # It can be set once in a process; tests need one each.
         patch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)
         traces = Traces(provider, memory, sink)
