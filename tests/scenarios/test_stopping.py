@@ -1,17 +1,18 @@
 """How a worker process stops: asked to, or by itself, and what becomes of the jobs it holds."""
 
+import asyncio
 import signal
 
+from tests.support.proxy import Proxy
 from tests.support.service import Service, lines_of, until
 
 READY = '"message":"working"'
 
 
 async def test_on_sigterm_what_runs_ends_here_and_what_waits_runs_elsewhere(service: Service) -> None:
-    # Longer than the broker waits for a heartbeat: the connection must live through the drain.
-    with service.type("amqpjobs run shop -c 1", AMQPJOBS_HEARTBEAT="1") as first:
+    with service.type("amqpjobs run shop -c 1") as first:
         assert first.shows(READY)
-        await service.send(0, do="sleep", seconds=6)
+        await service.send(0, do="wait")
         await service.until_noted("start", 0)
         [old] = service.pids()
         await service.send(*range(1, 10))
@@ -21,6 +22,8 @@ async def test_on_sigterm_what_runs_ends_here_and_what_waits_runs_elsewhere(serv
 
         assert first.shows('"message":"stopping" … "running":1,"handed_back":9'), first.text
         with service.type("amqpjobs run shop") as second:
+            await service.until_noted("start", *range(1, 10))
+            service.let_go()
             await service.until_noted("end", *range(10))
             assert first.end() == 0, first.text
             second.signal(signal.SIGTERM)
@@ -28,6 +31,25 @@ async def test_on_sigterm_what_runs_ends_here_and_what_waits_runs_elsewhere(serv
     assert service.noted("start", by=old) == service.noted("end", by=old) == [0]
     assert sorted(service.noted("start")) == sorted(service.noted("end")) == list(range(10))
     assert not lines_of(first, "no connection")
+    assert await service.broker.count(service.queue) == 0
+
+
+async def test_a_worker_that_drains_goes_on_sending_heartbeats_and_keeps_what_runs(service: Service, url: str) -> None:
+    async with Proxy(url).running() as proxy:
+        # As short as may be: a connection over which nothing goes for twice as long is lost, and rightly.
+        with service.type("amqpjobs run shop", AMQPJOBS_URL=proxy.url, AMQPJOBS_HEARTBEAT="6") as worker:
+            assert await asyncio.to_thread(worker.shows, READY)
+            await service.send(0, do="wait")
+            await service.until_noted("start", 0)
+            worker.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(worker.shows, '"message":"stopping"'), worker.text
+            before = proxy.to_broker["heartbeat"]
+
+            await until(lambda: proxy.to_broker["heartbeat"] >= before + 4)  # of two connections
+            service.let_go()
+
+            assert await asyncio.to_thread(worker.end) == 0, worker.text
+    assert service.noted("end") == [0]
     assert await service.broker.count(service.queue) == 0
 
 
@@ -41,6 +63,7 @@ async def test_what_does_not_end_within_the_drain_timeout_is_cut_short_and_runs_
 
         assert first.end() == 6, first.text
     with service.type("amqpjobs run shop") as second:
+        assert second.shows(READY)
         await until(lambda: service.noted("start") == [0, 0])
         service.let_go()
         await service.until_noted("end", 0)
