@@ -77,8 +77,9 @@ class Lines:
         if self._file.exists():
             with self._file.open() as source:
                 source.seek(self._at)
-                self.seen += source.read().splitlines()
-                self._at = source.tell()
+                whole, end, _ = source.read().rpartition("\n")  # a line that is being written is none yet
+                self.seen += whole.splitlines()
+                self._at += len(whole + end)
         return self.seen
 
 
@@ -159,7 +160,8 @@ class Soak:
 
         def is_as_begun() -> bool:
             now = seen[-1]
-            return now == begin or (begin is None and now.consumers > 0 and not now.messages)
+            is_steady = len(seen) > 1 and now == seen[-2]
+            return now == begin or (begin is None and is_steady and now.consumers > 0 and not now.messages)
 
         async def is_soon() -> bool:
             if not is_as_begun():  # what it tells is old: at first, from before the worker was back
