@@ -169,7 +169,7 @@ class Soak:
             return is_as_begun()
 
         with suppress(AssertionError):
-            await eventually(is_soon)
+            await eventually(is_soon, within=4 * PATIENCE)  # each look takes seconds
         return seen[-1]
 
     async def _asked(self) -> dict[str, Figures]:

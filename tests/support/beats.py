@@ -84,7 +84,7 @@ class Beats:
             popen.send_signal(signal.SIGCONT)
             popen.send_signal(signal.SIGTERM)
         try:
-            codes = await asyncio.gather(*(asyncio.to_thread(popen.wait, PATIENCE) for popen in alive))
+            codes = await asyncio.gather(*(asyncio.to_thread(popen.wait, 2 * PATIENCE) for popen in alive))
             assert error is not None or set(codes) <= {0}
         finally:
             for popen in alive:

@@ -20,8 +20,10 @@ T = TypeVar("T")
 
 #: How long a test waits for what should come at once. Generous: a busy machine is no failure.
 PATIENCE = 30.0
-#: A queue that shows neither messages nor consumers so often has none; each look waits 250 ms for it.
-LOOKS = 4
+#: Seconds, of the 250 ms that the broker waits for a queue: what took less is the queue's own answer.
+UNANSWERED = 0.2
+#: So many looks without an answer make an empty queue.
+LOOKS = 20
 
 
 class Foreign(TypedDict, total=False):
@@ -142,12 +144,13 @@ class Broker:
         return (await self._counts(queue))[1]
 
     async def _counts(self, queue: str) -> tuple[int, int]:
-        """Messages and consumers. Nothing of both is what 3.10 says, too, of a quorum queue that is slow to answer."""
+        """Messages and consumers. Of a quorum queue that does not answer it in time 3.10 says that it has neither."""
         async with self.channel() as channel:
             for _ in range(LOOKS):
+                asked = time.monotonic()
                 answer = await channel.queue_declare(queue, passive=True)
                 counts = answer.message_count or 0, answer.consumer_count or 0
-                if any(counts):
+                if any(counts) or time.monotonic() - asked < UNANSWERED:
                     return counts
         return 0, 0
 

@@ -17,6 +17,8 @@ from tests.support.broker import PATIENCE, eventually
 
 HOME = "tests.support.killer_app"
 ROOT = Path(__file__).parents[2]
+#: Seconds for a worker's end: it lets finish what runs, and hands back the rest.
+ENDED_WITHIN = 2 * PATIENCE
 
 
 class Fleet:
@@ -51,7 +53,7 @@ class Fleet:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
         try:
-            await asyncio.gather(*(asyncio.to_thread(worker.wait, PATIENCE) for worker in self._workers))
+            await asyncio.gather(*(asyncio.to_thread(worker.wait, ENDED_WITHIN) for worker in self._workers))
         finally:
             for worker in self._workers:
                 worker.kill()
@@ -75,7 +77,7 @@ class Fleet:
         old = self._workers[position]
         self._workers[position] = self._start()
         old.send_signal(number)
-        await asyncio.to_thread(old.wait, PATIENCE)
+        await asyncio.to_thread(old.wait, ENDED_WITHIN)
         await self.until_ready(self._workers[position])
 
     async def until_all_ready(self) -> None:
