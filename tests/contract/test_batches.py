@@ -161,7 +161,8 @@ async def test_one_poisoned_row_is_tried_again_alone_while_the_others_complete(b
 
     retried = [each.outcome for each in ended if isinstance(each.outcome, Retrying)]
     assert sorted(n for batch in ran for n in batch) == sorted([*range(100), 37])
-    assert ran[len(ran) - 1] == [37]
+    with_it, again = (set(batch) for batch in ran if 37 in batch)
+    assert with_it & again == {37}
     assert [str(each.error) for each in retried] == ["poison"]
     assert told == {("Completed", 1): 99, ("Retrying", 1): 1, ("Completed", 2): 1}
     await broker.await_count(work_queue(app), 0)

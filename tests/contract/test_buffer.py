@@ -227,6 +227,9 @@ async def test_threads_share_a_buffer(bench: Bench, broker: Broker) -> None:
     await bound(app, kind)
     before = our_threads()
 
+    async def have_ended() -> bool:
+        return set(our_threads()) <= set(before)
+
     def script() -> list[str]:
         with BlockingClient(app) as client, client.buffer() as buffer, ThreadPoolExecutor(8) as pool:
             puts = [pool.submit(buffer.enqueue, kind(n=n)) for n in range(400)]
@@ -241,7 +244,7 @@ async def test_threads_share_a_buffer(bench: Bench, broker: Broker) -> None:
     letters = await broker.take(work_queue(app), 401)
     assert sorted(letter.text("amqpjobs-id") for letter in letters) == sorted(ids)
     assert await broker.count(work_queue(app)) == 0
-    assert set(our_threads()) <= set(before)
+    await eventually(have_ended)
 
 
 async def test_a_thread_with_a_running_loop_may_put_and_not_flush(bench: Bench, broker: Broker) -> None:

@@ -9,13 +9,14 @@ import pytest
 from amqpjobs import BrokerUnavailableError
 from amqpjobs.amqp.connection import open_session
 from tests.support.apps import Bench
+from tests.support.broker import PATIENCE
 from tests.support.rabbitmq import HOST, free_ports
 
 
 async def test_the_garbage_collector_need_not_close_what_was_opened_or_could_not_be(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = bench.settings()
+    settings = bench.settings(connect_timeout=PATIENCE)
     closing, ensure = list[str](), asyncio.ensure_future
 
     def watched(work: Coroutine[object, object, object]) -> asyncio.Future[object]:

@@ -63,12 +63,12 @@ def job(stage: Stage, text: str) -> Note:
 async def test_a_beat_that_leads_pauses_and_resumes(stage: Stage) -> None:
     async with Worker(stage.worker), Beat(stage.app()), stage.app() as desk:
         await stage.until_ran("tick", 3)
-        paused = await desk.schedules.pause("tick")
+        paused = await desk.schedules.pause("tick", deadline=PATIENCE)
         rested = datetime.now(UTC)
         (status,) = (await desk.schedules.overview()).schedules
         await asyncio.gather(*(desk.schedules.pause("tick") for _ in range(5)))
-        resumed = await desk.schedules.resume("tick")
-        woken = datetime.now(UTC)
+        woken = datetime.now(UTC)  # before: ticks come before we hear of it
+        resumed = await desk.schedules.resume("tick", deadline=PATIENCE)
         await stage.until_ran("tick", len(stage.ids("tick")) + 3)
 
     assert (paused.is_done, resumed.is_done) == (True, True)
@@ -103,13 +103,13 @@ async def test_what_is_asked_while_no_beat_runs_is_recorded_and_honoured_by_the_
 async def test_what_was_said_is_so_for_the_next_leader(stage: Stage) -> None:
     async with Worker(stage.worker), stage.app() as desk:
         async with Beat(stage.app()):
-            await desk.schedules.pause("tick")
-            await desk.schedules.add("extra", every(0.2), job=job(stage, "extra"))
+            await desk.schedules.pause("tick", deadline=PATIENCE)
+            await desk.schedules.add("extra", every(0.2), job=job(stage, "extra"), deadline=PATIENCE)
         second = stage.app()
         published, leading = watch(second.events, TickPublished), watch(second.events, BeatLeading)
         async with Beat(second):
             await published.until(5)
-            removed = await desk.schedules.remove("extra")
+            removed = await desk.schedules.remove("extra", deadline=PATIENCE)
             overview = await desk.schedules.overview()
 
     assert removed.is_done
@@ -140,9 +140,15 @@ async def test_how_schedules_are_is_told_with_and_without_a_beat(stage: Stage) -
         app, other = stage.app(), stage.app()
         published = watch(app.events, TickPublished)
         async with Beat(app), Beat(other):
-            await desk.schedules.add("party", at(soon), job=job(stage, "party"), misfire="skip")
+            await desk.schedules.add("party", at(soon), job=job(stage, "party"), misfire="skip", deadline=PATIENCE)
             await published.until(3)
+
+            async def is_written_down() -> bool:  # after it was published
+                return (await desk.schedules.overview()).schedules[0].last_run is not None
+
+            await eventually(is_written_down)
             tick, party = (led := await desk.schedules.overview()).schedules
+            await stage.until_ran("tick", 1)
 
         async def has_ended() -> bool:  # 4.3 counts consumers for a moment after they have gone
             return not (await desk.schedules.overview()).is_led
@@ -167,13 +173,13 @@ async def test_what_a_beat_refuses_is_raised_with_its_reason(stage: Stage) -> No
     refused = watch(app.events, ScheduleRefused)
     async with Beat(app), stage.app() as desk:
         with pytest.raises(ScheduleError, match=r"no schedule 'tock'. Did you mean 'tick'"):
-            await desk.schedules.pause("tock")
+            await desk.schedules.pause("tock", deadline=PATIENCE)
         with pytest.raises(ScheduleError, match="is declared in the code"):
-            await desk.schedules.remove("tick")
+            await desk.schedules.remove("tick", deadline=PATIENCE)
         with pytest.raises(ScheduleError, match="The code declares a schedule 'tick'"):
             await desk.schedules.add("tick", every(1), job=job(stage, "mine"))
         with pytest.raises(ScheduleError, match="No queue is bound"):
-            await desk.schedules.trigger("tick")
+            await desk.schedules.trigger("tick", deadline=PATIENCE)
         with pytest.raises(TooLargeError, match="are the most"):
             await desk.schedules.add("large", every(1), job=job(stage, "x" * 70_000))
 
@@ -186,7 +192,7 @@ async def test_what_is_no_command_is_told_and_the_next_command_is_done(stage: St
     async with Beat(app), stage.app() as desk:
         for body in (b"nonsense", b"{}", b"x" * 1_000_000, b'{"verb":"drop"}'):
             await stage.broker.publish(app.topology.beats, stage.control, body, kind="anything", headers={"a": 1})
-        change = await desk.schedules.pause("tick")
+        change = await desk.schedules.pause("tick", deadline=PATIENCE)
         await refused.until(4)
 
         assert change.is_done
@@ -242,7 +248,7 @@ async def test_an_app_without_schedules_of_its_own_follows_those_that_are_added(
         return App(stage.name, settings=bench.settings(), takes_schedules=True)
 
     async with Worker(stage.worker), Beat(app()), app() as desk:
-        change = await desk.schedules.add("extra", every(0.2), job=job(stage, "extra"))
+        change = await desk.schedules.add("extra", every(0.2), job=job(stage, "extra"), deadline=PATIENCE)
         await stage.until_ran("extra", 3)
 
     assert change.is_done
@@ -273,7 +279,8 @@ async def test_a_register_that_others_have_written_to_is_told(stage: Stage) -> N
 
 async def session_of(stage: Stage) -> Session:
     app = stage.worker
-    session = await open_session(app.settings.urls[0], app.settings, "test")
+    settings = stage.bench.settings(connect_timeout=PATIENCE)
+    session = await open_session(settings.urls[0], settings, "test")
     await Declarer(app.topology, app.events).plan(session, app.topology.beat(app.name))
     return session
 
