@@ -21,7 +21,7 @@ class Run:
     envelope: Envelope
     #: How many copies of it run.
     count: int = 0
-    #: In real seconds, since when it has done something other than sleep by the clock; None while it sleeps.
+    #: Since when, as `Rest` counts, it has done something other than sleep by the clock; None while it sleeps.
     awake_since: float | None = None
     #: Whether it has been awake for so long that it is taken to wait for a time that does not move.
     is_stuck: bool = False

@@ -19,6 +19,8 @@ _QUIET = 10
 _HASTY = 500
 #: Real seconds that a handler in a thread may take, or a connection to come back, while nothing else happens.
 LONGEST = 30.0
+#: Real seconds between two looks that count as patience, at most: a process that stood still has waited for nothing.
+_LOOK = 0.1
 
 
 class Lending(Protocol):
@@ -77,16 +79,19 @@ class Rest:
         self._news: int = 0
         self._heard: float = 0.0
         self._turns: int = 0
+        #: Real seconds spent on looking, the pauses of a process that stood still left out.
+        self._watched: float = 0.0
 
     async def come(self) -> None:
         """Wait for it, in real time. Raises AssertionError when it does not come, and nothing else happens."""
-        started, quiet = self._real.monotonic(), 0
-        self._heard, self._turns = started, 0
+        now, started, quiet = self._real.monotonic(), self._watched, 0
+        self._heard, self._turns = now, 0
         while quiet < _QUIET:
             await self._real.sleep(0 if self._turns < _HASTY else 0.001)
-            now = self._real.monotonic()
+            before, now = now, self._real.monotonic()
+            self._watched += min(now - before, _LOOK)
             self._listen(now)
-            unrest = self._unrest(now - started, now - self._heard)
+            unrest = self._unrest(self._watched - started, now - self._heard)
             quiet = 0 if unrest else quiet + 1
             if unrest and now - self._heard > LONGEST:
                 raise AssertionError(f"It did not come to rest within {LONGEST:g} s of real time: {unrest}.")
@@ -130,11 +135,10 @@ class Rest:
         if run.envelope.job_id in self._clock.sleepers:
             run.awake_since, run.is_stuck = None, False
             return ""
-        now = self._real.monotonic()
         if run.awake_since is None:
-            run.awake_since = now
+            run.awake_since = self._watched
         if self._is_async(run):  # nobody can tell what it waits for
-            run.is_stuck = run.is_stuck or now - run.awake_since > self._patience
+            run.is_stuck = run.is_stuck or self._watched - run.awake_since > self._patience
         return "" if run.is_stuck else f"job {run.envelope.kind!r} ({run.envelope.job_id}) is running"
 
     def _is_async(self, run: Run) -> bool:

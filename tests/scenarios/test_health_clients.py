@@ -101,7 +101,7 @@ async def test_who_is_slow_is_closed_and_holds_up_nobody(port: int, monkeypatch:
             await asyncio.sleep(0.05)
 
     dripping = asyncio.create_task(drip())
-    assert (await get(port)).status_code == 200
+    await eventually(lambda: is_answered(port))
     async with asyncio.timeout(PATIENCE):
         assert await ended(reader)
     dripping.cancel()
@@ -118,7 +118,7 @@ async def test_who_does_not_read_its_answer_is_closed(port: int, monkeypatch: py
         async def is_given_up() -> bool:
             return all(each.raddr != ours for each in psutil.Process().net_connections("tcp4"))
 
-        assert (await get(port)).status_code == 200  # who came after it was let in, and so was it
+        await eventually(lambda: is_answered(port))  # who came after it was let in, and so was it
         await eventually(is_given_up)
         assert await asyncio.to_thread(size_of_all, client) < MUCH
 
@@ -191,6 +191,13 @@ async def test_in_python_it_is_entered_around_what_it_tells_of() -> None:
         response = await client.get(f"http://[::1]:{endpoint.port}/readyz")
 
     assert response.text == "not ready\nit has a cold\n"
+
+
+async def is_answered(port: int) -> bool:
+    """Once: where a second is all the time there is, a busy machine may let it go by."""
+    with suppress(httpx.TransportError):
+        return (await get(port)).status_code == 200
+    return False
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:

@@ -11,7 +11,7 @@ from amqpjobs.events import ConnectionLost, ConnectionOpened, JobEnded
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control, until_all_ran, until_enqueued
 from tests.support.apps import Bench, Note, record, watch, work_queue
-from tests.support.broker import Broker, plain_client
+from tests.support.broker import PATIENCE, Broker, plain_client
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import free_ports
 
@@ -27,7 +27,7 @@ async def test_enqueue_says_in_time_that_no_broker_answers() -> None:
     took = time.monotonic() - started
     await app.close()
 
-    assert 0.6 < took < 3
+    assert 0.6 < took < PATIENCE
     assert "within 0.7 s" in str(caught.value)
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "guest:guest" not in str(caught.value)
@@ -53,10 +53,10 @@ async def test_a_wrong_password_is_said_and_not_waited_for(url: str) -> None:
 
     started = time.monotonic()
     with pytest.raises(EnqueueError, match="refused us") as caught:
-        await app.enqueue(kind(), deadline=20)
+        await app.enqueue(kind(), deadline=10 * PATIENCE)
     await app.close()
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 2 * PATIENCE
     assert "AMQPJOBS_URL" in str(caught.value)
     assert "wrong" not in str(caught.value)
 
@@ -176,7 +176,7 @@ async def test_an_app_can_be_closed_at_any_moment_of_its_opening(url: str) -> No
             enqueuing = asyncio.create_task(app.enqueue(kind(), deadline=20))
             await asyncio.sleep(moment / 2_000)
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await app.close()
 
             with pytest.raises(EnqueueError):

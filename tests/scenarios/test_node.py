@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import MakeNode
+from tests.support.broker import PATIENCE
 from tests.support.rabbitmq import Node, NodeError, find_program, processes_of
 
 START_AND_WAIT = """
@@ -89,7 +90,7 @@ def test_a_node_ends_with_its_test_run_even_if_that_is_killed() -> None:
 
         run.send_signal(signal.SIGKILL)
 
-    guard.wait(timeout=20)
+    guard.wait(timeout=2 * PATIENCE)
     assert not processes_of(folder)
     assert not folder.exists()
 
@@ -116,7 +117,7 @@ async def take(node: Node, count: int) -> list[bytes]:
     async with await aio_pika.connect(node.url) as connection:
         channel = await connection.channel()
         queue = await channel.get_queue("kept")
-        async with queue.iterator(timeout=20) as messages:
+        async with queue.iterator(timeout=PATIENCE) as messages:
             async for message in messages:
                 bodies.append(message.body)
                 await message.ack()

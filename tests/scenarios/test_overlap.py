@@ -49,13 +49,15 @@ class Workshop:
         async def is_running() -> bool:
             return bool(self.running())
 
-        await eventually(is_running)
-        assert self._worker is not None
-        self._worker.kill()
-        await asyncio.to_thread(self._worker.wait)
-        running = self.running()
-        self._start()
-        return running
+        while True:
+            await eventually(is_running, within=4 * PATIENCE)
+            assert self._worker is not None
+            self._worker.kill()
+            await asyncio.to_thread(self._worker.wait)
+            running = self.running()
+            self._start()
+            if running:  # what had run may have ended just before
+                return running
 
     def lines(self) -> list[tuple[str, str]]:
         """What was noted: start or end, and of which tick."""

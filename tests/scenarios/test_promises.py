@@ -38,8 +38,9 @@ CONCURRENCY, PREFETCH = 2, 5
 MAX_ATTEMPTS = 4
 #: So often an enqueue is repeated whose confirm was lost.
 TRIES = 10
-#: Seconds until all has ended: a worker that was cut off several times pauses before it comes back.
-PATIENCE = 60.0
+#: Seconds until all has ended: a worker that was cut off several times pauses before it comes back, and what comes
+#: back to it waits until a process has started that cannot import this app.
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True)

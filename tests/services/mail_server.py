@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.support.terminal import PATIENCE
+
 
 class Mail(NamedTuple):
     """What came over the wire."""
@@ -67,7 +69,7 @@ class MailServer:
 
     async def next_mail(self) -> Mail:
         """The next mail, awaited."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return await self.mails.get()
 
     def _session(self) -> SMTP:

@@ -16,7 +16,7 @@ import pytest
 from amqpjobs import App, Worker
 from amqpjobs.settings import load_settings
 from services.email.jobs import Receipt, SendEmail
-from tests.support.broker import PATIENCE, eventually, plain_client
+from tests.support.broker import PATIENCE, Letter, eventually, plain_client
 from tests.support.rabbitmq import HOST, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +45,16 @@ async def mails(url: str) -> AsyncGenerator[None]:
 @pytest.mark.usefixtures("mails")
 async def test_a_posted_mail_is_enqueued_and_its_id_told(url: str) -> None:
     async with serving(url) as http:
-        answer = await http.post("/mails", json=MAIL)
-        again = await http.post("/mails", json=MAIL, headers={"Idempotency-Key": "order-7"})
+        answer = await accepted(http)
+        again = await accepted(http, headers={"Idempotency-Key": "order-7"})
 
+    ids, letters = {answer.json()["job_id"], "order-7"}, dict[str, Letter]()
     async with plain_client(url) as broker:
-        letters = await broker.take(QUEUE, 2)
-    assert (answer.status_code, again.status_code) == (202, 202)
-    assert [letter.text("amqpjobs-id") for letter in letters] == [answer.json()["job_id"], "order-7"]
+        while not ids <= letters.keys():  # what was answered by 503 may have been enqueued after all
+            [letter] = await broker.take(QUEUE, 1)
+            letters[letter.text("amqpjobs-id")] = letter
     assert again.json() == {"job_id": "order-7"}
-    assert letters[0].kind == "email.send"
+    assert letters["order-7"].kind == "email.send"
 
 
 @pytest.mark.usefixtures("mails")
@@ -100,6 +101,19 @@ async def test_what_it_takes_and_answers_is_described(url: str) -> None:
     assert set(described["components"]["schemas"]["SendEmail"]["required"]) == {"to", "subject", "body"}
 
 
+async def accepted(http: httpx.AsyncClient, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Of the first mail that is: 503 says that a broker was slow, and to send it again."""
+    answers = list[httpx.Response]()
+
+    async def is_answered() -> bool:
+        answers.append(await http.post("/mails", json=MAIL, headers=headers))
+        return answers[-1].status_code != 503
+
+    await eventually(is_answered, within=2 * PATIENCE)
+    assert answers[-1].status_code == 202
+    return answers[-1]
+
+
 @asynccontextmanager
 async def serving(url: str, **environment: str) -> AsyncGenerator[httpx.AsyncClient]:
     """The service on a free port; it must end well."""
@@ -111,7 +125,7 @@ async def serving(url: str, **environment: str) -> AsyncGenerator[httpx.AsyncCli
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=PATIENCE) as http:
-            await eventually(lambda: answers(http, server))
+            await eventually(lambda: answers(http, server), within=2 * PATIENCE)
             yield http
         server.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):

@@ -18,7 +18,7 @@ from amqpjobs.settings import Settings, load_settings
 from services.email.settings import EmailSettings
 from tests.conftest import MakeNode
 from tests.services.test_email_traces import exported
-from tests.support.broker import eventually, plain_client
+from tests.support.broker import PATIENCE, eventually, plain_client
 from tests.support.promtool import promtool
 from tests.support.rabbitmq import HOST, free_ports
 from tests.unit.telemetry.test_promql import unknown_in
@@ -245,7 +245,7 @@ async def test_a_rabbitmq_tells_what_the_dashboard_asks_it_for(make_node: MakeNo
     async with plain_client(node.url) as broker:
         await broker.declare_queue("amqpjobs.queue.email", {"x-queue-type": "quorum"})
 
-    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=PATIENCE) as http:
 
         async def tells_all() -> bool:
             text = (await http.get(scrape["metrics_path"], params=scrape["params"])).text

@@ -33,6 +33,7 @@ from services.email.sender import PermanentError, TemporaryError
 from services.email.settings import EmailSettings
 from tests.services.mail_server import MailServer
 from tests.support.rabbitmq import free_ports
+from tests.support.terminal import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 QUEUE, DEAD_QUEUE = "amqpjobs.queue.email", "amqpjobs.dead.email"
@@ -52,9 +53,11 @@ def environment(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in [name for name in os.environ if name.startswith("EMAIL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AMQPJOBS_URL", url)
+    monkeypatch.setenv("AMQPJOBS_ENQUEUE_TIMEOUT", str(PATIENCE))
     monkeypatch.setenv("EMAIL_SENDER", "jobs@shop.example.com")
     monkeypatch.setenv("EMAIL_OUTBOX", str(tmp_path / "outbox"))
     monkeypatch.setenv("EMAIL_RETRY_DELAY", "0.1")
+    monkeypatch.setenv("EMAIL_SMTP_TIMEOUT", str(PATIENCE))
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +80,7 @@ class Service:
 
     async def outcome(self) -> Outcome:
         """The next attempt's outcome, awaited."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return await self._outcomes.get()
 
 
@@ -409,7 +412,7 @@ async def line_of(process: Process, message: str) -> dict[str, Any]:
     """The fields of the next log line with this message, awaited."""
     assert process.stderr is not None
     lines: list[str] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for line in process.stderr:
             lines.append(line.decode())
             if line.startswith(b"{") and (fields := json.loads(line))["message"].startswith(message):
@@ -420,7 +423,7 @@ async def line_of(process: Process, message: str) -> dict[str, Any]:
 async def enqueued(*fields: str) -> str:
     """Enqueue by the command line; the job's id."""
     async with amqpjobs("send", "services.email", "email.send", "--json", *fields) as process:
-        answer, complaints = await asyncio.wait_for(process.communicate(), 30)
+        answer, complaints = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 0, complaints.decode()
         return cast("str", json.loads(answer)["job_id"])
 
@@ -434,7 +437,7 @@ async def test_the_command_line_sends_a_mail_and_stops_cleanly(monkeypatch: pyte
             came = await server.next_mail()
             completed = await line_of(worker, "completed")
             worker.send_signal(signal.SIGTERM)
-            exit_code = await asyncio.wait_for(worker.wait(), 30)
+            exit_code = await asyncio.wait_for(worker.wait(), PATIENCE)
 
     assert parsed(came.content)["Subject"] == "Grüße 🎉"
     assert text_of(parsed(came.content), "plain").strip() == "Hällo = hello"
@@ -450,7 +453,7 @@ async def test_the_command_line_tells_of_the_outbox(tmp_path: Path) -> None:
         job_id = await enqueued("to=ann@example.com", "subject=Hi", "body=Hello")
         await line_of(worker, "completed")
         worker.send_signal(signal.SIGTERM)
-        exit_code = await asyncio.wait_for(worker.wait(), 30)
+        exit_code = await asyncio.wait_for(worker.wait(), PATIENCE)
 
     assert said["message"].endswith(str(tmp_path / "outbox"))
     [file] = (tmp_path / "outbox").iterdir()

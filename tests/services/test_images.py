@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from services.images.jobs import MakeThumbnail
 from services.images.thumbnail import BadImageError, inside, make_thumbnail
-from tests.support.broker import Broker, plain_client
+from tests.support.broker import PATIENCE, Broker, plain_client
 from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +154,7 @@ async def test_the_service_makes_thumbnails_in_processes_and_buries_bombs(
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
     environment = clean | {"PATH": path, "AMQPJOBS_URL": url, "IMAGES_FOLDER": str(folder)}
     environment |= {"IMAGES_THUMBNAILS": str(tmp_path / "thumbnails"), "AMQPJOBS_LOG_FORMAT": "json"}
+    environment |= {"AMQPJOBS_ENQUEUE_TIMEOUT": str(PATIENCE)}
 
     def send(image: str) -> None:
         command = ["amqpjobs", "send", "services.images", "images.thumbnail", f"image={image}", "size=200"]
@@ -163,7 +164,7 @@ async def test_the_service_makes_thumbnails_in_processes_and_buries_bombs(
         assert await asyncio.to_thread(worker.shows, '"working"'), worker.text
         await asyncio.to_thread(send, "holidays/beach.png")
         await asyncio.to_thread(send, "bomb.png")
-        [letter] = await broker.take(DEAD_QUEUE, 1)
+        [letter] = await broker.take(DEAD_QUEUE, 1, within=2 * PATIENCE)  # a process starts for it
         assert await asyncio.to_thread(worker.shows, '"completed"'), worker.text
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.end) == 0

@@ -20,6 +20,7 @@ from amqpjobs.outcome import Completed, Outcome
 from amqpjobs.testing import Harness
 from services.reports.holidays import easter, is_holiday
 from services.reports.jobs import CleanUp, RecordSale, Report, WriteReport
+from tests.support.broker import PATIENCE
 from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +148,7 @@ async def test_the_service_runs_with_a_beat_and_writes_a_report(url: str, tmp_pa
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AMQPJOBS_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
     environment = clean | {"PATH": path, "AMQPJOBS_URL": url, "AMQPJOBS_LOG_FORMAT": "json"}
+    environment |= {"AMQPJOBS_ENQUEUE_TIMEOUT": str(PATIENCE)}
 
     def send(*words: str) -> None:
         command = ["amqpjobs", "send", "services.reports", *words]

@@ -6,7 +6,7 @@ import pytest
 
 from amqpjobs.clock import SystemClock
 from amqpjobs.devbroker import Stock
-from amqpjobs.events import Events, JobEnqueued
+from amqpjobs.events import Events, JobEnqueued, JobStarted
 from amqpjobs.registry import Registry
 from amqpjobs.testing import rest as room
 from amqpjobs.testing.clock import FakeClock, settle
@@ -86,6 +86,40 @@ async def test_without_beats_nobody_has_to_lead() -> None:
 async def test_ticks_that_the_broker_does_not_answer_wait_for_time_to_move() -> None:
     async with asyncio.timeout(PATIENCE):
         await Books(is_busy=True).rest(patience=0.05).come()
+
+
+class Stalling(SystemClock):
+    """The process stands still for an hour, once."""
+
+    def __init__(self) -> None:
+        self._looks = count()
+
+    def monotonic(self) -> float:
+        return super().monotonic() + (3600.0 if next(self._looks) > 2 else 0.0)
+
+
+@pytest.mark.parametrize("is_enqueuing", [True, False])
+async def test_a_process_that_stood_still_has_used_up_nobodys_patience(
+    is_enqueuing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SystemClock", Stalling)
+    monkeypatch.setattr(room, "LONGEST", 2 * 3600.0)
+    books, events, record = Books(), Events(), Record()
+    record.watch(events)
+    if is_enqueuing:
+        record.enqueuing = 1
+    else:
+        books.lent = books.running = 1
+        events.emit(JobStarted(envelope()))
+    coming = asyncio.create_task(books.rest(record=record).come())
+    await settle()
+    was_done = coming.done()
+
+    books.lent = books.running = record.enqueuing = 0
+
+    async with asyncio.timeout(PATIENCE):
+        await coming
+    assert not was_done
 
 
 class Racing(SystemClock):
