@@ -196,11 +196,14 @@ class OneSession:
 
 
 async def _closed(channel: Channel) -> None:
-    try:
-        with contextlib.suppress(*CLIENT_ERRORS, TimeoutError):
-            await channel.close(timeout=5)
-    except asyncio.CancelledError:  # also what the library says when the connection ends meanwhile
-        pass
+    # In a task of its own: cancelled amid it, the library says the close again, and that costs the connection.
+    closing = asyncio.create_task(channel.close(timeout=5))
+    while not closing.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([closing])
+    # A cancellation is also what the library says when the connection ends meanwhile.
+    with contextlib.suppress(*CLIENT_ERRORS, TimeoutError, asyncio.CancelledError):
+        closing.result()
     if is_cancelled():  # of which the library may have made another error
         raise asyncio.CancelledError
 

@@ -1,5 +1,6 @@
 """Declaring and not declaring: what is compared, what is only looked for, what is deleted."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,11 @@ from amqpjobs.job import options_of
 from amqpjobs.topology import Plan, Subscription
 from tests.support.apps import Bench, dead_queue, record, work_queue
 from tests.support.broker import Broker
+from tests.support.clock import settle
+from tests.support.faults import FaultyProxy, Way
+
+#: As the proxy calls it.
+CLOSE_OK = "method 20.41"
 
 
 @asynccontextmanager
@@ -26,6 +32,24 @@ async def connected(app: App[None]) -> AsyncGenerator[tuple[Session, Declarer]]:
 async def declare(app: App[None]) -> None:
     async with connected(app) as (session, declarer):
         await declarer.prepare(session, app.plan(), declares=True)
+
+
+async def test_who_is_cancelled_while_its_channel_closes_does_not_cost_the_others_their_connection(
+    bench: Bench,
+) -> None:
+    async with FaultyProxy(bench.url).running() as proxy:
+        app = bench.app(settings=bench.settings(url=proxy.url))
+        async with connected(app) as (session, declarer):
+            rule = proxy.hold(Way.FROM_BROKER, CLOSE_OK)
+            looking = asyncio.create_task(declarer.exchange_exists(session, "amq.topic"))
+            await rule.met()
+            looking.cancel()
+            await settle()
+            proxy.release()
+            await asyncio.wait([looking])
+
+            assert looking.cancelled()
+            assert await declarer.exchange_exists(session, "amq.topic")
 
 
 async def test_with_declaring_off_a_worker_names_what_is_missing_and_makes_nothing(
@@ -138,7 +162,7 @@ async def test_a_queue_is_only_deleted_empty_unless_asked_to(bench: Bench, broke
     async with connected(app) as (session, declarer):
         with pytest.raises(TopologyMismatchError, match="was not deleted"):
             await declarer.delete_queue(session, queue, only_if_empty=True)
-        assert await broker.count(queue) == 1
+        await broker.await_count(queue, 1)
         gone = await declarer.delete_queue(session, queue, only_if_empty=False)
         again = await declarer.delete_queue(session, queue, only_if_empty=True)
 

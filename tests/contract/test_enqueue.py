@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -22,9 +21,12 @@ from amqpjobs import (
 )
 from amqpjobs.events import ConnectionLost, JobEnded, JobParked, ParkedReleased
 from amqpjobs.handle import EnqueueOptions
-from amqpjobs.outcome import Expired
+from amqpjobs.outcome import Completed, Expired
 from tests.support.apps import Bench, Note, Ran, record, watch, work_queue
-from tests.support.broker import Broker
+from tests.support.broker import PATIENCE, Broker
+
+#: Times are cut to it on their way.
+MILLISECOND = timedelta(milliseconds=1)
 
 
 async def test_an_enqueued_job_runs_once(bench: Bench, broker: Broker) -> None:
@@ -106,7 +108,7 @@ async def test_the_options_of_enqueue_reach_the_worker(bench: Bench) -> None:
 
     ran = record(app, kind, look, max_attempts=9, timeout=99)
     async with Worker(app):
-        before = datetime.now(UTC)
+        before = datetime.now(UTC) - MILLISECOND
         await app.enqueue(
             kind(),
             job_id="mine",
@@ -117,6 +119,7 @@ async def test_the_options_of_enqueue_reach_the_worker(bench: Bench) -> None:
             timeout=timedelta(seconds=7),
         )
         await ran.until(1)
+        after = datetime.now(UTC) + MILLISECOND
 
     envelope, context = ran[0].envelope, contexts[0]
     assert (context.job_id, context.max_attempts, envelope.priority) == ("mine", 2, 4)
@@ -126,9 +129,9 @@ async def test_the_options_of_enqueue_reach_the_worker(bench: Bench) -> None:
         "deep": {"list": [1, "two", None]},
     }
     assert envelope.expires_at is not None
-    assert envelope.expires_at - before == pytest.approx(timedelta(seconds=60), abs=timedelta(seconds=5))
+    assert before <= envelope.expires_at - timedelta(seconds=60) <= after
     assert context.deadline is not None
-    assert timedelta(seconds=1) < context.deadline - before < timedelta(seconds=17)
+    assert before <= context.deadline - timedelta(seconds=7) <= after
 
 
 async def test_a_delayed_job_runs_not_before_its_time(bench: Bench) -> None:
@@ -141,9 +144,11 @@ async def test_a_delayed_job_runs_not_before_its_time(bench: Bench) -> None:
         await app.enqueue(kind(n=2), delay=0.4)
         await ran.until(2)
 
-    assert [run.n for run in ran] == [2, 1]
-    assert all(0 <= run.lateness < 5 for run in ran)
-    assert ran[1].envelope.run_at == run_at.replace(microsecond=run_at.microsecond // 1000 * 1000)
+    # Who comes first is the machine's: the second may be sent when the first one is due.
+    assert sorted(run.n for run in ran) == [1, 2]
+    assert all(0 <= run.lateness < PATIENCE for run in ran)
+    (timed,) = (run.envelope for run in ran if run.n == 1)
+    assert timed.run_at == run_at.replace(microsecond=run_at.microsecond // 1000 * 1000)
 
 
 async def test_a_time_that_has_passed_means_now(bench: Bench) -> None:
@@ -175,7 +180,8 @@ async def test_an_expired_job_is_not_run(bench: Bench, broker: Broker) -> None:
         await ended.until(2)
 
     assert [run.n for run in ran] == [2]
-    assert isinstance(ended[1].outcome, Expired)
+    outcomes = {each.envelope.payload: type(each.outcome) for each in ended}
+    assert outcomes == {b'{"n":1,"text":""}': Expired, b'{"n":2,"text":""}': Completed}
     assert await broker.count(app.topology.dead_queue(app.name)) == 0
 
 
@@ -378,9 +384,7 @@ async def test_enqueue_works_from_many_tasks_at_once(bench: Bench) -> None:
     seen = record(app, kind)
 
     async with Worker(app, concurrency=20):
-        started = time.monotonic()
         await asyncio.gather(*(app.enqueue(kind(n=n)) for n in range(200)))
         ran = await seen.until(200)
 
     assert sorted(run.n for run in ran) == list(range(200))
-    assert time.monotonic() - started < 20

@@ -16,18 +16,20 @@ from tests.support.apps import Bench
 from tests.support.broker import PATIENCE, Broker, eventually
 from tests.support.faults import FaultyProxy, Way
 
-#: Of the candidates here, so that a silent broker is noticed within a test's time.
-SILENCE = 3.0
+#: Of candidates that are to lose the lease, so that a silent broker is noticed within a test's time.
+SILENCE, SHORT_HEARTBEAT = 3.0, 1
+#: Of all others: a machine that stands still for a while must not cost them the lease.
+HEARTBEAT = 60
 
 
 class Candidate:
     """A connection of its own that wants the lease of an app."""
 
-    def __init__(self, app: App[None], url: str, heartbeat: int) -> None:
+    def __init__(self, app: App[None], url: str, heartbeat: int, patience: float) -> None:
         self._app = app
         topology = app.topology
         self.lease = Lease(
-            topology.beat_lease(app.name), topology.to_beat_lease(app.name), patience=SILENCE, pulse=0.05
+            topology.beat_lease(app.name), topology.to_beat_lease(app.name), patience=patience, pulse=0.05
         )
         settings = app.settings.model_copy(update={"heartbeat": heartbeat, "url": type(app.settings.url)(url)})
         self.link = Link("candidate", settings, app.events, self._prepare)
@@ -43,8 +45,10 @@ class Candidate:
 
 
 @asynccontextmanager
-async def candidate(app: App[None], url: str = "", *, heartbeat: int = 1) -> AsyncGenerator[Candidate]:
-    one = Candidate(app, url or app.settings.urls[0], heartbeat)
+async def candidate(
+    app: App[None], url: str = "", *, heartbeat: int = HEARTBEAT, patience: float = PATIENCE
+) -> AsyncGenerator[Candidate]:
+    one = Candidate(app, url or app.settings.urls[0], heartbeat, patience)
     async with one.link:
         try:
             async with asyncio.timeout(PATIENCE):
@@ -115,7 +119,10 @@ async def test_what_a_former_holder_sends_goes_nowhere(app: App[None], broker: B
 
 
 async def test_a_holder_that_no_longer_hears_the_broker_gives_up_and_another_takes_over(app: App[None]) -> None:
-    async with FaultyProxy(app.settings.urls[0]).running() as proxy, candidate(app, proxy.url) as first:
+    async with (
+        FaultyProxy(app.settings.urls[0]).running() as proxy,
+        candidate(app, proxy.url, heartbeat=SHORT_HEARTBEAT, patience=SILENCE) as first,
+    ):
         session = await first.won()
         async with candidate(app) as second:
             proxy.stall(Way.TO_BROKER)
@@ -133,7 +140,7 @@ async def test_a_holder_that_no_longer_hears_the_broker_gives_up_and_another_tak
 async def test_a_holder_gives_up_by_itself_long_before_its_heartbeats_tell(app: App[None], fault: str) -> None:
     async with (
         FaultyProxy(app.settings.urls[0]).running() as proxy,
-        candidate(app, proxy.url, heartbeat=600) as first,
+        candidate(app, proxy.url, heartbeat=600, patience=SILENCE) as first,
     ):
         session = await first.won()
         if fault == "only its tokens do not come back":
@@ -149,12 +156,20 @@ async def test_a_holder_gives_up_by_itself_long_before_its_heartbeats_tell(app: 
 
 
 async def test_a_holder_whose_broker_takes_no_publications_stays_the_holder(app: App[None]) -> None:
-    async with FaultyProxy(app.settings.urls[0]).running() as proxy, candidate(app, proxy.url) as first:
+    async with (
+        FaultyProxy(app.settings.urls[0]).running() as proxy,
+        candidate(app, proxy.url, patience=SILENCE) as first,
+    ):
         session = await first.won()
+
+        async def has_heard() -> bool:
+            return bool(session.blocked)
+
         proxy.forge_blocked()
+        await eventually(has_heard)
         await stays_held(first, looks=int(2 * SILENCE / 0.02))
         proxy.forge_unblocked()
-        await stays_held(first)
+        await stays_held(first, looks=10)  # over some pulses, and no longer: now it counts how long it hears nothing
 
         assert session.is_open
 

@@ -15,7 +15,7 @@ from amqpjobs.events import JobEnded, MessageDied
 from amqpjobs.job import options_of
 from amqpjobs.telemetry.measures import DURATIONS, WAITS, enqueued_at
 from tests.support.apps import Bench, Note, record, watch, work_queue
-from tests.support.broker import Broker, eventually
+from tests.support.broker import PATIENCE, Broker, eventually
 from tests.support.metrics import Read, measured
 from tests.unit.making import envelope
 
@@ -134,7 +134,7 @@ async def test_the_advised_boundaries_fit_jobs(bench: Bench, read: Read) -> None
     assert isinstance(wait, HistogramDataPoint)
     assert tuple(run.explicit_bounds) == DURATIONS
     assert tuple(wait.explicit_bounds) == WAITS
-    assert wait.sum < 30
+    assert wait.sum < PATIENCE
 
 
 async def test_hostile_kinds_make_no_series_of_their_own(bench: Bench, broker: Broker, read: Read) -> None:

@@ -57,14 +57,12 @@ async def test_a_retry_comes_back_to_its_own_queue_only(bench: Bench) -> None:
 async def test_immediate_retries_pass_no_delay_level(bench: Bench) -> None:
     app, kind = bench.app(), bench.kind()
     ended = watch(app.events, JobEnded)
-    ran = record(app, kind, always_fail, max_attempts=3, retry=fixed(60).with_immediate(2))
+    ran = record(app, kind, always_fail, max_attempts=3, retry=fixed(3_600).with_immediate(2))
 
     async with Worker(app):
-        started = time.monotonic()
         await app.enqueue(kind())
         await ended.until(3)
 
-    assert time.monotonic() - started < 20
     assert [run.attempt for run in ran] == [1, 2, 3]
     assert [type(each.outcome) for each in ended] == [Retrying, Retrying, Dead]
 

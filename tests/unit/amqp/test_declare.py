@@ -65,6 +65,29 @@ async def test_an_empty_queue_far_away_is_asked_some_times_only() -> None:
     assert session.asked == ASKS
 
 
+class DoomedSession(FakeSession):
+    """Its queue is a quorum queue that does not tell, when it is deleted, how much goes with it."""
+
+    async def queue_declare(
+        self, queue: str, *, passive: bool = False, durable: bool = False, arguments: Any = None
+    ) -> Any:
+        if not passive and arguments["x-queue-type"] != "quorum":
+            raise aiormq.exceptions.ChannelPreconditionFailed(
+                f"PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue '{queue}' in vhost '/': "
+                f"received '{arguments['x-queue-type']}' but current is 'quorum'"
+            )
+        return await super().queue_declare(queue, passive=passive)
+
+    async def queue_delete(self, queue: str, *, if_unused: bool, if_empty: bool) -> Any:
+        return SimpleNamespace(message_count=0)
+
+
+async def test_a_queue_too_busy_to_tell_what_goes_with_it_is_believed_what_it_told_before() -> None:
+    session = cast("Session", DoomedSession((3, 0.0)))
+
+    assert await Declarer(Topology("tests"), Events()).delete_queue(session, "q", only_if_empty=False) == 3
+
+
 class AwaySession:
     """Its queue exists, and the broker answers all that is asked of it with these words."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amqpjobs.amqp.lane import Exit
+from amqpjobs.amqp.lane import TOLD_EVERY, Exit
 from tests.support.lanes import (
     BODY,
     HEADER,
@@ -196,13 +196,20 @@ async def test_a_broker_that_speaks_another_version_is_heard_by_the_library() ->
     assert not road.transport.is_aborted
 
 
-async def test_while_only_jobs_come_the_library_hears_a_heartbeat_now_and_then() -> None:
+async def test_while_only_jobs_come_the_library_hears_a_heartbeat_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     road, one, _ = await led([])
+    now = 100.0
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "time", lambda: now)
 
-    road.feed(b"".join(delivery(tag, b"x")) for tag in range(100))
+        road.feed(b"".join(delivery(tag, b"x")) for tag in range(99))
+        heard = road.stream.passed
+        now += TOLD_EVERY * 1.1
+        road.feed([b"".join(delivery(99, b"x"))])
 
     assert len(one.taken) == 100
-    assert road.stream.passed == HEARTBEAT_FRAME
+    assert heard == HEARTBEAT_FRAME
+    assert road.stream.passed == HEARTBEAT_FRAME * 2
 
 
 async def test_a_channel_that_is_closed_leaves_the_lane_also_within_a_message() -> None:

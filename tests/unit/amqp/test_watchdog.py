@@ -11,6 +11,7 @@ from amqpjobs.amqp.declare import Declarer
 from amqpjobs.amqp.watchdog import Watchdog
 from amqpjobs.comparison import QueueState
 from amqpjobs.errors import AccessRefusedError
+from tests.support.broker import PATIENCE
 
 
 @dataclass(eq=False)
@@ -144,7 +145,7 @@ async def test_a_bug_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) ->
 
     kennel.declarer.meanwhile = tell
     watching = asyncio.create_task(kennel.dog.watch())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for _ in range(3):
             await looked.acquire()
     watching.cancel()

@@ -35,6 +35,7 @@ from amqpjobs.retry import decide, fixed
 from amqpjobs.settings import Settings
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.threads import Threads
+from tests.support.broker import PATIENCE
 from tests.support.clock import FakeClock, settle
 from tests.unit.making import NOW, envelope, watched
 from tests.unit.test_context import enqueue
@@ -325,11 +326,11 @@ async def test_a_thread_that_overruns_counts_as_timed_out_when_it_returns(bench:
 
     def slow(job: Probe) -> None:
         started.set()
-        may_end.wait(10)
+        may_end.wait(PATIENCE)
 
     bench.handle(slow)
     run = asyncio.create_task(bench.execution.run(envelope()))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, PATIENCE)
     await bench.clock.advance(31)
     was_done, was_running = run.done(), bench.threads.running
     may_end.set()
@@ -358,11 +359,11 @@ async def test_a_cancellation_from_outside_is_raised_also_while_a_thread_runs(be
 
     def slow(job: Probe) -> None:
         started.set()
-        may_end.wait(10)
+        may_end.wait(PATIENCE)
 
     bench.handle(slow)
     run = asyncio.create_task(bench.execution.run(envelope()))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, PATIENCE)
     run.cancel()
     await asyncio.wait([run])
     may_end.set()

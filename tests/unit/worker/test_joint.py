@@ -30,6 +30,7 @@ from amqpjobs.outcome import (
 )
 from amqpjobs.retry import fixed
 from amqpjobs.worker.joint import Joint, Seat
+from tests.support.broker import PATIENCE as REAL_PATIENCE
 from tests.support.clock import settle
 from tests.unit.making import NOW, envelope, watched
 from tests.unit.worker.test_execution import Bench as OneBench
@@ -300,11 +301,11 @@ async def test_a_thread_that_overruns_fails_its_jobs_when_it_returns(bench: Benc
 
     def slow(jobs: list[Row]) -> None:
         started.set()
-        may_end.wait(10)
+        may_end.wait(REAL_PATIENCE)
 
     bench.take(slow)
     runs = bench.start(*rows(2))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, REAL_PATIENCE)
     await bench.clock.advance(31)
     was_done = any(run.done() for run in runs)
     may_end.set()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from amqpjobs.worker.threads import Threads
+from tests.support.broker import PATIENCE
 
 
 async def test_a_call_returns_what_its_function_returns() -> None:
@@ -31,7 +32,7 @@ async def test_an_error_of_the_function_is_raised() -> None:
 async def test_calls_at_once_run_in_threads_of_their_own() -> None:
     threads, meeting = Threads(), threading.Barrier(4)
 
-    await asyncio.gather(*(threads.call(lambda: meeting.wait(10)) for _ in range(4)))
+    await asyncio.gather(*(threads.call(lambda: meeting.wait(PATIENCE)) for _ in range(4)))
     threads.close()
 
     assert not meeting.broken
@@ -51,16 +52,16 @@ async def test_a_cancelled_wait_leaves_the_thread_to_finish() -> None:
 
     def slow() -> None:
         started.set()
-        may_end.wait(10)
+        may_end.wait(PATIENCE)
         ended.set()
 
     call = asyncio.create_task(threads.call(slow))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, PATIENCE)
     call.cancel()
     await asyncio.wait([call])
     still_running = threads.running
     may_end.set()
-    has_ended = await asyncio.to_thread(ended.wait, 10)
+    has_ended = await asyncio.to_thread(ended.wait, PATIENCE)
     threads.close()
 
     assert (call.cancelled(), still_running, has_ended) == (True, 1, True)
@@ -73,7 +74,7 @@ class Lingering(Future[Any]):
 
     def set_result(self, result: Any) -> None:
         super().set_result(result)
-        self.may_go_on.wait(10)
+        self.may_go_on.wait(PATIENCE)
 
 
 async def test_a_call_right_after_another_needs_no_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
