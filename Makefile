@@ -19,10 +19,12 @@ demo: $(if $(wildcard $(installed)),$(installed),$(demonstrable)) ## See the mai
 
 setup: $(installed) ## Create .venv and install amqpjobs in it, editable, with everything for its development
 
-# Stamps, so that this is done again only when pyproject.toml changes.
+# Stamps, so that this is done again only when pyproject.toml changes. The demo leaves its packages uncompiled, and
+# where Python is told to write no bytecode each of the hundreds of processes in the tests would compile them again.
 $(installed): pyproject.toml
 	$(make_venv)
 	$(python) -m pip install --quiet --editable '.[all,test,check]'
+	@$(python) -m compileall -qq -j 0 .venv/lib amqpjobs || true  # some packages hold files that are no Python 3
 	@touch $@
 
 $(demonstrable): pyproject.toml
