@@ -26,7 +26,7 @@ async def test_who_enqueues_while_the_broker_blocks_is_told_so_and_the_connectio
     async with plain_client(url) as client, FaultyProxy(url).running() as proxy:
         bench = Bench(url, unique, client)
         app, kind = bench.app(), bench.kind()
-        producer = bench.app(settings=bench.settings(url=proxy.url))
+        producer = bench.app(settings=bench.settings(url=proxy.url, connect_timeout=PATIENCE))
         ran, lost = record(app, kind), watch(producer.events, ConnectionLost)
         blocked, unblocked = watch(producer.events, ConnectionBlocked), watch(producer.events, ConnectionUnblocked)
         async with Worker(app):
@@ -77,7 +77,8 @@ async def test_a_blocked_connection_that_is_lost_holds_up_nobody(url: str, uniqu
 async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeNode, bench_on: BenchOn) -> None:
     node = await asyncio.to_thread(make_node)
     async with bench_on(node) as bench:
-        app, kind, producer = bench.app(), bench.kind(), bench.app()
+        patient = bench.settings(connect_timeout=PATIENCE)
+        app, kind, producer = bench.app(settings=patient), bench.kind(), bench.app(settings=patient)
         lost = [watch(each.events, ConnectionLost) for each in (app, producer)]
         blocked = [watch(each.events, ConnectionBlocked) for each in (app, producer)]
         unblocked = [watch(each.events, ConnectionUnblocked) for each in (app, producer)]
@@ -89,9 +90,9 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
             if context.attempt == 1 and job.n % 3 == 0:
                 raise Retry("once more", delay=0.1)
 
-        async def produce(n: int) -> None:
+        async def produce(n: int, deadline: float = PATIENCE) -> None:
             try:
-                confirmed.add((await producer.enqueue(kind(n=n), deadline=2)).job_id)
+                confirmed.add((await producer.enqueue(kind(n=n), deadline=deadline)).job_id)
             except EnqueueError as error:
                 refused.append(error)
 
@@ -100,12 +101,14 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
             await asyncio.gather(*(produce(n) for n in range(100)))
             await until_all_ran(confirmed, lambda: {run.envelope.job_id for run in ran if is_last(run.n, run.attempt)})
             before = len(ran)
-            confirmed.add((await producer.enqueue(kind(n=0, text="wait"))).job_id)
+            confirmed.add((await producer.enqueue(kind(n=0, text="wait"), deadline=PATIENCE)).job_id)
             await ran.until(before + 1)
             async with memory_alarm(node):
-                await close_while_blocked(bench.app(), kind)
+                await close_while_blocked(bench.app(settings=patient), kind)
                 gate.set()
-                await asyncio.gather(*(produce(n) for n in range(100, 200)))
+                await until_told(producer, kind)
+                await asyncio.gather(*(produce(n, deadline=2) for n in range(100, 200)))
+                await blocked[0].until(1)  # it retries the job that waited
                 await asyncio.sleep(ALARM - 2)
             await asyncio.gather(*(each.until(1) for each in unblocked))
             await asyncio.gather(*(produce(n) for n in range(200, 300)))
@@ -121,8 +124,7 @@ async def test_nothing_confirmed_is_lost_through_a_memory_alarm(make_node: MakeN
 async def close_while_blocked(app: App[None], job: type[Note]) -> None:
     """A broker that blocks a connection does not even read that it is closed."""
     before, blocked = state_of_process(), watch(app.events, ConnectionBlocked)
-    with pytest.raises(EnqueueTimeoutError, match="low on memory"):
-        await app.enqueue(job(), deadline=2)
+    await until_told(app, job)
     await app.close()
 
     async def is_closed() -> bool:
@@ -130,6 +132,17 @@ async def close_while_blocked(app: App[None], job: type[Note]) -> None:
 
     await eventually(is_closed)
     assert len(blocked) == 1
+
+
+async def until_told(app: App[None], job: type[Note]) -> None:
+    """Until errors say why nothing is taken. A broker tells a publisher only what it makes of its first publication."""
+
+    async def is_told() -> bool:
+        with pytest.raises(EnqueueTimeoutError) as late:
+            await app.enqueue(job(), deadline=2)
+        return "low on memory" in str(late.value)
+
+    await eventually(is_told)
 
 
 def is_last(n: int, attempt: int) -> bool:

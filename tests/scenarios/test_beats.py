@@ -35,8 +35,9 @@ KILLS = 150 if is_full() else 5
 SILENCES = 15 if is_full() else 1
 #: Ticks between two faults.
 KILL_EVERY = 2
-#: Seconds without a run that are promised not to be exceeded, and how much more a busy machine may need.
-KILLED_GAP, SILENT_GAP, MARGIN = 2.0, 7.0, 10.0
+#: Seconds without a run that are promised not to be exceeded, and how much more a machine may need that stands still
+#: meanwhile. After so long ticks would be missed, too: their grace is 30 s.
+KILLED_GAP, SILENT_GAP, MARGIN = 2.0, 7.0, 20.0
 
 
 class Watched:
@@ -92,10 +93,11 @@ async def test_with_leaders_killed_one_after_the_other_every_tick_runs(
             await asyncio.to_thread(leader.popen.wait)
             await beats.leader()
             await watched.until_more(KILL_EVERY)
+            await beats.until_all_wait()  # else soon all are killed that could follow
 
     tell(watched, KILLS)
     assert_no_tick_is_missing(watched)
-    assert watched.doubles() <= KILLS
+    assert watched.doubles() <= takeovers(beats)
     assert watched.gap() <= KILLED_GAP + MARGIN
 
 
@@ -139,19 +141,20 @@ async def assert_followed(
     for _ in range(SILENCES):
         await watched.until_more(3)
         leader = await beats.leader()
+        terms = len(leader.lines("the beat leads"))
         with silent(leader):
             since = datetime.now(UTC)
             await beats.leader(other_than=[leader])
             await watched.until_more(3)
-        await eventually_deposed(leader.lines)
+        await eventually_deposed(leader, terms)
         await watched.until_more(3)
 
         # It may read now what the broker had confirmed before; nothing that was due later is its own.
-        assert max(map(instant_of, leader.enqueued)) <= since
+        assert max(map(instant_of, enqueued_in(leader, terms)), default=since) <= since
 
     tell(watched, SILENCES)
     assert_no_tick_is_missing(watched)
-    assert watched.doubles() <= SILENCES
+    assert watched.doubles() <= takeovers(beats)
     assert watched.gap() <= SILENT_GAP + MARGIN
 
 
@@ -179,11 +182,24 @@ async def test_what_a_leader_published_and_had_not_written_down_when_it_was_kill
     assert_no_tick_is_missing(watched)
 
 
-async def eventually_deposed(lines: Callable[[str], list[dict[str, object]]]) -> None:
+async def eventually_deposed(leader: Process, terms: int) -> None:
+    """Until it knows that so many of its terms are over. On a slow machine it may lead again by then."""
+
     async def is_so() -> bool:
-        return len(lines("the beat leads no longer")) == len(lines("the beat leads"))
+        return len(leader.lines("the beat leads no longer")) >= terms
 
     await eventually(is_so, within=2 * PATIENCE)
+
+
+def enqueued_in(leader: Process, terms: int) -> list[str]:
+    """The ids of what it published in its first so many terms, and after them without leading."""
+    later = [str(line["time"]) for line in leader.lines("the beat leads")[terms:]]
+    return [str(line["job_id"]) for line in leader.lines("enqueued") if str(line["time"]) < min(later, default="9")]
+
+
+def takeovers(beats: Beats) -> int:
+    """How often another one began to lead: by our faults, and perhaps by those of the machine."""
+    return sum(len(each.lines("the beat leads")) for each in beats.processes) - 1
 
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

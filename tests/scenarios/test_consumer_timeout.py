@@ -8,8 +8,9 @@ from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn
 from tests.support.apps import Note, record, watch, work_queue
 
-#: The broker of these tests loses patience after 2 s, and looks every second.
-IMPATIENT = "[{rabbit, [{consumer_timeout, 2000}, {channel_tick_interval, 1000}]}]."
+#: The broker of these tests loses patience after 5 s, and looks every second. It takes away, too, what a process that
+#: stands still for so long has ended, and no ack comes to it.
+IMPATIENT = "[{rabbit, [{consumer_timeout, 5000}, {channel_tick_interval, 1000}]}]."
 
 
 async def test_a_job_that_outlasts_the_brokers_patience_ends_once_and_others_run_meanwhile(

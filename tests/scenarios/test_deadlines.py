@@ -20,8 +20,8 @@ from tests.support.process import state_of_process
 from tests.support.rabbitmq import HOST, free_ports
 
 CALLS = 1_000 if is_full() else 50
-#: So many at once, and how late the last may be on a busy machine.
-AT_ONCE, LATE = 50, 3.0
+#: So many at once, and how late the last may be on a machine that stands still meanwhile.
+AT_ONCE, LATE = 50, 15.0
 DEADLINE = 2.0
 
 
@@ -114,7 +114,7 @@ async def test_from_threads_they_raise_in_time_and_leave_nothing_behind(
             if trouble.begin is not None:
                 await asyncio.to_thread(client.enqueue, trouble.kind())
                 trouble.begin()
-                await asyncio.to_thread(until, lambda: len(trouble.blocked) == 1)
+                await asyncio.to_thread(until, lambda: len(trouble.blocked) >= 1)
             took = await asyncio.to_thread(calls)
             await asyncio.to_thread(client.close)
             return took

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from amqpjobs.cli import whereabouts
 from amqpjobs.cli.whereabouts import Found, find_broker
 from amqpjobs.clock import SystemClock
 from amqpjobs.settings import load_settings
 from tests.support.alone import Alone
+from tests.support.broker import PATIENCE
 from tests.support.service import is_alive, until
 from tests.support.terminal import Shell, Terminal
 
@@ -183,7 +185,9 @@ def test_a_broker_on_localhost_is_used_before_one_is_brought(desk: Desk) -> None
     assert "Traceback" not in broker.text
 
 
-async def test_a_real_rabbitmq_on_localhost_is_known_by_its_name(url: str) -> None:
+async def test_a_real_rabbitmq_on_localhost_is_known_by_its_name(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whereabouts, "PROBE", PATIENCE)  # a busy one may take longer to answer
+
     found = await find_broker(load_settings(), SystemClock(), default=url)
 
     assert isinstance(found, Found)

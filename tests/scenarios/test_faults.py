@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from tests.support.broker import PATIENCE
 from tests.support.faults import FaultyProxy, Way
 from tests.support.frames import FrameReader, method, short_text
 
-PATIENCE = 10
 HELLO = b"AMQP\x00\x00\x09\x01"
 ACK = method("basic.ack", 1, b"\x00" * 9)
 CONSUMING = method("basic.consume-ok", 1, short_text(b"ctag"))
