@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.flame import counted
 from benchmarks.measures import MEASURES, Track
+from benchmarks.page import page_of, ratios
 from tests.support.broker import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +22,22 @@ def test_each_measure_counts_the_jobs_that_ran(url: str, measure: str) -> None:
     assert all(value > 0 for value in figures.values())
 
 
-def test_the_table_sets_contenders_side_by_side() -> None:
-    short = ["--rounds", "2", "--jobs", "100", "--measure", "bulk", "--only", "ours", "--only", "raw_aiormq"]
+def test_the_table_and_the_page_set_contenders_side_by_side(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    short = [
+        "--page",
+        str(page),
+        "--rounds",
+        "2",
+        "--jobs",
+        "100",
+        "--measure",
+        "bulk",
+        "--only",
+        "ours",
+        "--only",
+        "raw_aiormq",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *short], cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE
     )
@@ -32,6 +47,21 @@ def test_the_table_sets_contenders_side_by_side() -> None:
     rows = [line for line in done.stdout.splitlines() if "ours" in line or "raw_aiormq" in line]
     assert len(rows) == 2
     assert all(row.count("[") == 2 for row in rows)
+    assert "beside the best raw client" in done.stdout
+    assert "| jobs/s | us a job |" in page.read_text()
+
+
+def test_ours_is_set_beside_the_best_of_the_others_whether_more_or_less_is_better() -> None:
+    found = {
+        "ours": {"jobs/s": [900.0, 800.0, 100.0], "us a job": [20.0]},
+        "taskiq_async": {"jobs/s": [100.0], "us a job": [60.0]},
+        "celery_threads": {"jobs/s": [400.0], "us a job": [80.0]},
+        "raw_aiormq": {"jobs/s": [1600.0], "us a job": [10.0]},
+    }
+
+    assert ratios(found) == {"beside the best peer": ["2×", "3×"], "beside the best raw client": ["0.5×", "0.5×"]}
+    assert "| ours | 800 [100-900] | 20 [20-20] |" in page_of({"drain": found}, "Here", ["amqpjobs 1"])
+    assert "bar [800, 100, 400, 1600]" in page_of({"drain": found}, "Here", ["amqpjobs 1"])
 
 
 def test_how_the_cost_grows_is_told_for_many_jobs_and_kinds() -> None:

@@ -1,0 +1,61 @@
+"""The results as a page in Markdown: for each measure a table, and a bar chart that Mermaid draws."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+#: Each measure's, each contender's and each figure's values, one of each round.
+Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+
+OURS = "ours"
+#: Clients that retry, schedule, validate and trace nothing: a limit, and no peers.
+RAW = "raw_"
+
+
+def page_of(results: Results, machine: str, packages: Sequence[str]) -> str:
+    parts = [f"{machine}. {', '.join(packages)}."]
+    parts += [f"### {measure}\n\n{table_of(found)}\n\n{chart_of(measure, found)}" for measure, found in results.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_of(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    figures = list(next(iter(found.values())))
+    rows = [["", *figures], ["---", *("---:" for _ in figures)]]
+    rows += [[name.replace("_", " "), *(spread(values[each]) for each in figures)] for name, values in found.items()]
+    rows += [[title, *row] for title, row in ratios(found).items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def chart_of(measure: str, found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Of the first figure, which is the one that the measure is about."""
+    figure = next(iter(next(iter(found.values()))))
+    names = ", ".join(f'"{name.replace("_", " ")}"' for name in found)
+    bars = ", ".join(f"{statistics.median(values[figure]):.4g}" for values in found.values())
+    lines = ["```mermaid", "xychart-beta horizontal", f'    title "{measure}: {figure}"', f"    x-axis [{names}]"]
+    return "\n".join([*lines, f"    bar [{bars}]", "```"])
+
+
+def ratios(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Mapping[str, list[str]]:
+    """How many times better ours is than the best peer, and than the best raw client; below 1 it is worse."""
+    raw = [name for name in found if name.startswith(RAW)]
+    peers = [name for name in found if name not in (OURS, *raw)]
+    told: dict[str, list[str]] = {}
+    for title, others in (("beside the best peer", peers), ("beside the best raw client", raw)):
+        if OURS in found and others:
+            told[title] = [_ratio(found, figure, others) for figure in found[OURS]]
+    return told
+
+
+def _ratio(found: Mapping[str, Mapping[str, Sequence[float]]], figure: str, others: Sequence[str]) -> str:
+    ours = statistics.median(found[OURS][figure])
+    theirs = [statistics.median(found[name][figure]) for name in others]
+    better, worse = (ours, max(theirs)) if figure.endswith("/s") else (min(theirs), ours)
+    return f"{better / worse:.2g}×" if worse else ""
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and from the lowest to the highest."""
+    return f"{_shown(statistics.median(values))} [{_shown(min(values))}-{_shown(max(values))}]"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
