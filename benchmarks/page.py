@@ -29,9 +29,16 @@ def chart_of(measure: str, found: Mapping[str, Mapping[str, Sequence[float]]]) -
     """Of the first figure, which is the one that the measure is about."""
     figure = next(iter(next(iter(found.values()))))
     names = ", ".join(f'"{name.replace("_", " ")}"' for name in found)
-    bars = ", ".join(f"{statistics.median(values[figure]):.4g}" for values in found.values())
-    lines = ["```mermaid", "xychart-beta horizontal", f'    title "{measure}: {figure}"', f"    x-axis [{names}]"]
-    return "\n".join([*lines, f"    bar [{bars}]", "```"])
+    medians = [round(statistics.median(values[figure]), 3) for values in found.values()]
+    wording = "more" if is_better_when_more(figure) else "less"
+    return f"""\
+```mermaid
+xychart-beta horizontal
+    title "{measure}: {figure}, {wording} is better"
+    x-axis [{names}]
+    y-axis 0 --> {max(medians)}
+    bar [{", ".join(map(str, medians))}]
+```"""
 
 
 def ratios(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Mapping[str, list[str]]:
@@ -48,8 +55,12 @@ def ratios(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Mapping[str, l
 def _ratio(found: Mapping[str, Mapping[str, Sequence[float]]], figure: str, others: Sequence[str]) -> str:
     ours = statistics.median(found[OURS][figure])
     theirs = [statistics.median(found[name][figure]) for name in others]
-    better, worse = (ours, max(theirs)) if figure.endswith("/s") else (min(theirs), ours)
-    return f"{better / worse:.2g}×" if worse else ""
+    better, worse = (ours, max(theirs)) if is_better_when_more(figure) else (min(theirs), ours)
+    return f"{better / worse:.1f}×" if worse else ""
+
+
+def is_better_when_more(figure: str) -> bool:
+    return figure.endswith("/s")
 
 
 def spread(values: Sequence[float]) -> str:
