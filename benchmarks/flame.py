@@ -58,7 +58,8 @@ def main() -> None:
 
 def look(worker: psutil.Process, seconds: int, form: str, file: Path) -> Path:
     at = ["--pid", str(worker.pid), "--duration", str(seconds), "--rate", str(RATE), "--nonblocking"]
-    subprocess.run(["py-spy", "record", *at, "--format", form, "--output", str(file)], check=True, capture_output=True)
+    spy = Path(sys.executable).with_name("py-spy")  # of this environment, which nobody has to have activated
+    subprocess.run([spy, "record", *at, "--format", form, "--output", str(file)], check=True, capture_output=True)
     return file
 
 

@@ -1,11 +1,12 @@
 """What workers did, counted in memory that the measuring process reads: a few tenths of a microsecond a job.
 
-Each process of a worker has a file of its own in the folder named by BENCHMARK_TALLY: a number of jobs, and behind it
+Each thread of a worker has a file of its own in the folder named by BENCHMARK_TALLY: a number of jobs, and behind it
 how late each of the last ones began.
 """
 
 import os
 import struct
+import threading
 import time
 from functools import cache
 from mmap import mmap
@@ -13,7 +14,7 @@ from pathlib import Path
 
 #: Where the files are.
 FOLDER = "BENCHMARK_TALLY"
-#: Latencies that one process keeps.
+#: Latencies that one thread keeps.
 MOST = 100_000
 _COUNT = struct.Struct("<q")
 _LATE = struct.Struct("<d")
@@ -22,7 +23,7 @@ _SIZE = _COUNT.size + MOST * _LATE.size
 
 def ran(sent_at: float = 0.0) -> None:
     """One more job has run, which was enqueued then (`time.time`); 0: nobody asks."""
-    pages = _pages(os.getpid())
+    pages = _pages(os.getpid(), threading.get_ident())
     number = _COUNT.unpack_from(pages)[0]
     if sent_at:
         _LATE.pack_into(pages, _COUNT.size + number % MOST * _LATE.size, time.time() - sent_at)
@@ -30,8 +31,8 @@ def ran(sent_at: float = 0.0) -> None:
 
 
 @cache
-def _pages(pid: int) -> mmap:
-    with (Path(os.environ[FOLDER]) / str(pid)).open("w+b") as file:
+def _pages(pid: int, thread: int) -> mmap:
+    with (Path(os.environ[FOLDER]) / f"{pid}-{thread}").open("w+b") as file:
         file.truncate(_SIZE)
         return mmap(file.fileno(), _SIZE)
 

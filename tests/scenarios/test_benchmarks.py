@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from benchmarks.flame import counted
 from benchmarks.measures import MEASURES, Track
 from benchmarks.page import page_of, ratios
+from benchmarks.tally import FOLDER, Tally, ran
 from tests.support.broker import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +23,23 @@ def test_each_measure_counts_the_jobs_that_ran(url: str, measure: str) -> None:
     figures = MEASURES[measure](Track(url, jobs=5000), "ours")
 
     assert all(value > 0 for value in figures.values())
+
+
+def test_threads_that_run_their_first_jobs_at_once_lose_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    tally, threads = Tally(tmp_path), 50
+    all_there = Barrier(threads)
+
+    def work() -> None:
+        all_there.wait()
+        for _ in range(100):
+            ran()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work) for _ in range(threads)]:
+            done.result()
+
+    assert tally.jobs == 100 * threads
 
 
 def test_the_table_and_the_page_set_contenders_side_by_side(tmp_path: Path) -> None:
