@@ -28,16 +28,20 @@ def test_each_measure_counts_the_jobs_that_ran(url: str, measure: str) -> None:
 def test_threads_that_run_their_first_jobs_at_once_lose_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
     tally, threads = Tally(tmp_path), 50
-    all_there = Barrier(threads)
+    all_there, switched_after = Barrier(threads), sys.getswitchinterval()
 
     def work() -> None:
         all_there.wait()
         for _ in range(100):
             ran()
 
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work) for _ in range(threads)]:
-            done.result()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(switched_after)
 
     assert tally.jobs == 100 * threads
 
