@@ -58,8 +58,9 @@ def main() -> None:
 
 def look(worker: psutil.Process, seconds: int, form: str, file: Path) -> Path:
     at = ["--pid", str(worker.pid), "--duration", str(seconds), "--rate", str(RATE), "--nonblocking"]
-    spy = Path(sys.executable).with_name("py-spy")  # of this environment, which nobody has to have activated
-    subprocess.run([spy, "record", *at, "--format", form, "--output", str(file)], check=True, capture_output=True)
+    command = ["py-spy", "record", *at, "--format", form, "--output", str(file)]  # which the picture quotes
+    # The one of this environment, which nobody has to have activated.
+    subprocess.run(command, executable=Path(sys.executable).with_name("py-spy"), check=True, capture_output=True)
     return file
 
 

@@ -64,7 +64,9 @@ def is_better_when_more(figure: str) -> bool:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and from the lowest to the highest."""
+    """The median, and from the lowest to the highest where there are several."""
+    if len(values) == 1:
+        return _shown(values[0])
     return f"{_shown(statistics.median(values))} [{_shown(min(values))}-{_shown(max(values))}]"
 
 
