@@ -14,7 +14,6 @@ import os
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.contender import NAMES
 from benchmarks.measures import MEASURES, Track
-from benchmarks.page import Results, page_of, ratios, spread
+from benchmarks.page import Found, Results, page_of, rows_of
 from tests.support.rabbitmq import Node
 
 PACKAGES = ("amqpjobs", "celery", "dramatiq", "taskiq", "faststream", "aio-pika", "aiormq")
@@ -65,15 +64,13 @@ def measured(track: Track, names: tuple[str, ...] | list[str], measures: list[st
     return results
 
 
-def table_of(measure: str, found: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
-    figures = list(next(iter(found.values())))
-    table = Table("", title=measure, title_justify="left")
-    for figure in figures:
-        table.add_column(figure, justify="right")
-    for name, values in found.items():
-        table.add_row(name, *(spread(values[figure]) for figure in figures))
-    for title, row in ratios(found).items():
-        table.add_row(title, *row, style="dim")
+def table_of(measure: str, found: Found) -> Table:
+    head, *rows = rows_of(found)
+    table = Table(title=measure, title_justify="left")
+    for position, title in enumerate(head):
+        table.add_column(title, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

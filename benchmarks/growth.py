@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measures import WARM_UP, Run, Track, cpu_of, memory_of, running
+from benchmarks.page import shown
 from tests.support.rabbitmq import Node
 
 #: Bytes of all bodies of one row, at most: the broker's disk is the limit otherwise.
@@ -82,7 +83,7 @@ def table_of(url: str, title: str, cases: Iterable[tuple[str, Case]]) -> Table:
         figures = measure(url, case)
         if table is None:
             table = Table("", *figures, title=title, title_justify="left")
-        table.add_row(name, *(f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in figures.values()))
+        table.add_row(name, *(shown(value) for value in figures.values()))
     assert table is not None
     return table
 

@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-#: Each measure's, each contender's and each figure's values, one of each round.
-Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+#: What a measure found: each contender's and each figure's values, one of each round.
+Found = Mapping[str, Mapping[str, Sequence[float]]]
+#: Of each measure.
+Results = Mapping[str, Found]
 
 OURS = "ours"
 #: Clients that retry, schedule, validate and trace nothing: a limit, and no peers.
@@ -17,18 +19,23 @@ def page_of(results: Results, machine: str, packages: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table_of(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def table_of(found: Found) -> str:
+    head, *rows = rows_of(found)
+    line = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, line, *rows))
+
+
+def rows_of(found: Found) -> list[list[str]]:
+    """The figures' names; each contender with its own; what ours are beside the others'."""
     figures = list(next(iter(found.values())))
-    rows = [["", *figures], ["---", *("---:" for _ in figures)]]
-    rows += [[name.replace("_", " "), *(spread(values[each]) for each in figures)] for name, values in found.items()]
-    rows += [[title, *row] for title, row in ratios(found).items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    contenders = [[name, *(spread(values[each]) for each in figures)] for name, values in found.items()]
+    return [["", *figures], *contenders, *([title, *row] for title, row in ratios(found).items())]
 
 
-def chart_of(measure: str, found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def chart_of(measure: str, found: Found) -> str:
     """Of the first figure, which is the one that the measure is about."""
     figure = next(iter(next(iter(found.values()))))
-    names = ", ".join(f'"{name.replace("_", " ")}"' for name in found)
+    names = ", ".join(f'"{name}"' for name in found)
     medians = [round(statistics.median(values[figure]), 3) for values in found.values()]
     wording = "more" if is_better_when_more(figure) else "less"
     return f"""\
@@ -41,7 +48,7 @@ xychart-beta horizontal
 ```"""
 
 
-def ratios(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Mapping[str, list[str]]:
+def ratios(found: Found) -> Mapping[str, list[str]]:
     """How many times better ours is than the best peer, and than the best raw client; below 1 it is worse."""
     raw = [name for name in found if name.startswith(RAW)]
     peers = [name for name in found if name not in (OURS, *raw)]
@@ -52,7 +59,7 @@ def ratios(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Mapping[str, l
     return told
 
 
-def _ratio(found: Mapping[str, Mapping[str, Sequence[float]]], figure: str, others: Sequence[str]) -> str:
+def _ratio(found: Found, figure: str, others: Sequence[str]) -> str:
     ours = statistics.median(found[OURS][figure])
     theirs = [statistics.median(found[name][figure]) for name in others]
     better, worse = (ours, max(theirs)) if is_better_when_more(figure) else (min(theirs), ours)
@@ -66,9 +73,9 @@ def is_better_when_more(figure: str) -> bool:
 def spread(values: Sequence[float]) -> str:
     """The median, and from the lowest to the highest where there are several."""
     if len(values) == 1:
-        return _shown(values[0])
-    return f"{_shown(statistics.median(values))} [{_shown(min(values))}-{_shown(max(values))}]"
+        return shown(values[0])
+    return f"{shown(statistics.median(values))} [{shown(min(values))}-{shown(max(values))}]"
 
 
-def _shown(value: float) -> str:
+def shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
