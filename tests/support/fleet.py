@@ -14,6 +14,7 @@ import psutil
 
 from tests.support.apps import NAMESPACE
 from tests.support.broker import PATIENCE, eventually
+from tests.support.lines import whole_lines
 
 HOME = "tests.support.killer_app"
 ROOT = Path(__file__).parents[2]
@@ -139,15 +140,12 @@ class Ledger:
 
         await eventually(are_done, within=within)
 
-    async def until_run(self, *jobs: str, count: int = 1) -> None:
+    async def until_run(self, *jobs: str, count: int = 1, within: float = 2 * PATIENCE) -> None:
         async def have_run() -> bool:
             return all(len(self.runs(job)) >= count for job in jobs)
 
-        await eventually(have_run, within=2 * PATIENCE)
+        await eventually(have_run, within=within)
 
     def _lines(self) -> list[tuple[str, str, int, int]]:
-        if not self._file.exists():
-            return []
-        whole = self._file.read_text().rpartition("\n")[0]  # one that is being written is none yet
-        fields = [line.split() for line in whole.splitlines()]
+        fields = [line.split() for line in whole_lines(self._file)]
         return [(word, name, int(attempt), int(pid)) for word, name, attempt, pid in fields]

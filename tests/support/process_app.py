@@ -20,6 +20,7 @@ from pydantic import BaseModel, SecretStr
 
 from amqpjobs import App, Cancel, Job, JobContext, Retry, Snooze, current_context, fixed
 from amqpjobs.settings import load_settings
+from tests.support.lines import whole_lines
 
 OPTIONS = "PROCESS_APP_OPTIONS"
 options: dict[str, str] = json.loads(os.environ[OPTIONS])
@@ -60,9 +61,7 @@ def note(line: str) -> None:
 
 
 def noted() -> list[str]:
-    file = folder / "ledger"
-    # One that is being written is none yet.
-    return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
+    return whole_lines(folder / "ledger")
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ import psutil
 
 from tests.support.apps import NAMESPACE
 from tests.support.broker import PATIENCE, Broker, eventually
+from tests.support.lines import whole_lines
 from tests.support.terminal import Terminal
 
 SOURCE = """
@@ -101,10 +102,7 @@ class Service:
         return {int(line[2]) for line in self._lines()}
 
     def _lines(self) -> list[list[str]]:
-        """Those of the ledger; one that is being written is none yet."""
-        ledger = self.folder / "ledger.txt"
-        whole = ledger.read_text().rpartition("\n")[0] if ledger.exists() else ""
-        return [line.split() for line in whole.splitlines()]
+        return [line.split() for line in whole_lines(self.folder / "ledger.txt")]
 
     async def until_noted(self, word: str, *numbers: int, by: int | None = None, within: float = PATIENCE) -> None:
         """Until each of these jobs has started, or ended."""
