@@ -101,10 +101,7 @@ async def test_a_queue_deleted_again_and_again_under_two_workers_is_worked_on_ea
 
         async def both_consume() -> bool:
             # Not told by what they opened: who is late at its declare may open twice.
-            if not await bench.broker.exists(queue):
-                return False
-            async with bench.broker.channel() as channel:
-                return (await channel.queue_declare(queue, passive=True)).consumer_count == 2
+            return await bench.broker.exists(queue) and await bench.broker.consumers(queue) == 2
 
         async with Worker(first), Worker(second):
             for _ in range(ROUNDS):

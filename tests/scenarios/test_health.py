@@ -47,11 +47,6 @@ async def typed(service: Service, probe: Probe, command: str, **environment: str
         return await asyncio.to_thread(terminal.end), terminal.text
 
 
-async def until_live(probe: Probe) -> None:
-    """Not at once: a process that the machine has let stand still says so for a moment."""
-    assert await probe.until("/livez", 200) == "ok\n"
-
-
 async def test_a_worker_is_not_ready_while_its_broker_is_away(
     make_node: MakeNode, unique: Callable[[], str], tmp_path: Path, probe: Probe
 ) -> None:
@@ -62,7 +57,7 @@ async def test_a_worker_is_not_ready_while_its_broker_is_away(
 
             await asyncio.to_thread(node.stop)
             said = await probe.until("/readyz", 503, "not connected to amqp://guest:***@", "reconnecting since")
-            await until_live(probe)
+            await probe.until_live()
             await asyncio.to_thread(node.start)
 
             await probe.until_ready()
@@ -76,7 +71,7 @@ async def test_a_worker_is_not_ready_before_it_has_a_broker(service: Service, pr
         await proxy.refuse()
         with run(service, probe, AMQPJOBS_URL=proxy.url):
             await probe.until("/readyz", 503, "starting\n", "not connected to", "Connection refused")
-            await until_live(probe)
+            await probe.until_live()
 
             await proxy.accept()
 
@@ -91,7 +86,7 @@ async def test_a_worker_is_not_ready_while_a_cancelled_consumer_is_not_back(serv
             await proxy.refuse()
             assert proxy.forge_cancel() == 1
             await probe.until("/readyz", 503, "not connected")
-            await until_live(probe)
+            await probe.until_live()
             await proxy.accept()
 
             await probe.until_ready()
@@ -121,7 +116,7 @@ async def test_a_worker_is_not_ready_while_jobs_cling_to_all_of_its_slots(servic
         await service.until_noted("start", 0, 1)
 
         said = await probe.until("/readyz", 503, "all 2 slots of", "are stuck", "outlived")
-        await until_live(probe)
+        await probe.until_live()
         service.let_go()
 
         await probe.until_ready()
@@ -156,7 +151,7 @@ async def test_a_draining_worker_is_live_and_not_ready_until_it_ends(service: Se
         worker.signal(signal.SIGTERM)
         await probe.until("/readyz", 503, "not ready\ndraining\n")
         await until(lambda: bool(lines_of(worker, "stopping")))
-        await until_live(probe)
+        await probe.until_live()
         asked = await typed(service, probe, "amqpjobs status")
         service.let_go()
 
@@ -179,7 +174,7 @@ async def test_a_supervisor_tells_of_all_its_processes(service: Service, probe: 
 
         await until(lambda: bool(lines_of(supervisor, "process started")))
         await eventually(is_missed)
-        await until_live(probe)
+        await probe.until_live()
         await probe.until_ready()
         await service.send(0, do="hold")
         await service.until_noted("start", 0)
@@ -232,7 +227,7 @@ async def test_beats_that_lead_or_wait_are_ready_and_one_that_is_cut_off_is_not(
                 for way in Way:
                     proxy.stall(way)
                 await probes[0].until("/readyz", 503, "not connected")
-                await until_live(probes[0])
+                await probes[0].until_live()
                 await until(lambda: bool(lines_of(other, "the beat leads")), within=2 * PATIENCE)
                 await probes[1].until_ready()
                 proxy.resume()

@@ -99,7 +99,7 @@ async def test_a_killer_with_few_attempts_runs_once_more_at_most(scene: Scene, a
 async def test_a_suspect_that_is_harmless_pays_nothing(scene: Scene) -> None:
     async with scene.fleet(1) as fleet:
         await scene.enqueue([scene.home.Killer(name="killer", unless="peace"), *scene.innocents(5, mark="peace")])
-        await until_run(scene, "killer", count=2)
+        await scene.ledger.until_run("killer", count=2, within=LONG)
         scene.touch("peace")
         await scene.ledger.until_done({"killer", *(f"innocent-{n}" for n in range(5))}, within=LONG)
         await scene.until_empty()
@@ -116,10 +116,10 @@ async def test_a_group_killed_from_outside_costs_nobody_an_attempt(scene: Scene)
         await scene.enqueue(scene.innocents(8, mark="go"))
         await scene.ledger.until_run(*names)
         os.kill(fleet.pids[0], signal.SIGKILL)
-        await until_run(scene, *names, count=2)
+        await scene.ledger.until_run(*names, count=2, within=LONG)
         [group] = fleet.children
         group.kill()
-        await until_run(scene, *names, count=3)
+        await scene.ledger.until_run(*names, count=3, within=LONG)
         scene.touch("go")
         await scene.ledger.until_done({f"innocent-{n}" for n in range(8)}, within=LONG)
         await scene.until_empty()
@@ -171,7 +171,7 @@ async def test_where_no_child_can_start_suspects_run_in_the_worker_and_it_says_s
         await scene.enqueue(scene.innocents(5, mark="go"))
         await scene.ledger.until_run(*(f"innocent-{n}" for n in range(5)))
         os.kill(fleet.pids[0], signal.SIGKILL)
-        await until_run(scene, *(f"innocent-{n}" for n in range(5)), count=2)
+        await scene.ledger.until_run(*(f"innocent-{n}" for n in range(5)), count=2, within=LONG)
         scene.touch("go")
         await scene.ledger.until_done({f"innocent-{n}" for n in range(5)}, within=LONG)
         pids = fleet.pids
@@ -187,7 +187,7 @@ async def test_a_stopping_worker_hands_suspects_back(scene: Scene) -> None:
         await scene.enqueue(scene.innocents(5, mark="go"))
         await scene.ledger.until_run(*(f"innocent-{n}" for n in range(5)))
         os.kill(fleet.pids[0], signal.SIGKILL)
-        await until_run(scene, *(f"innocent-{n}" for n in range(5)), count=2)
+        await scene.ledger.until_run(*(f"innocent-{n}" for n in range(5)), count=2, within=LONG)
         [child] = fleet.children
         score = first_to_go(child.pid)
     await scene.broker.await_count(scene.queue, 5)
@@ -196,15 +196,6 @@ async def test_a_stopping_worker_hands_suspects_back(scene: Scene) -> None:
     assert not child.is_running()
     assert scene.ledger.done() == {}
     await scene.dead(0)
-
-
-async def until_run(scene: Scene, *jobs: str, count: int) -> None:
-    """Again, in a worker or in children that start for it: some at once, and one after the other."""
-
-    async def have_run() -> bool:
-        return all(len(scene.ledger.runs(job)) >= count for job in jobs)
-
-    await eventually(have_run, within=LONG)
 
 
 def first_to_go(pid: int) -> str:

@@ -316,12 +316,12 @@ def free_ports(count: int) -> list[int]:
 
     Not even while nobody listens there: a node that is stopped finds its ports free when it starts again.
     """
-    free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port) and _is_taken(port))
+    free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port) and _take(port))
     return list(islice(free, count))
 
 
-def _is_taken(port: int) -> bool:
-    """Whether it is now ours, and was nobody's."""
+def _take(port: int) -> bool:
+    """Make it ours, if it was nobody's; whether it is."""
     if port in _given_here:  # such a lock does not keep out the process that holds it
         return False
     try:
