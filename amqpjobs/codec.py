@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -54,8 +54,6 @@ _OURS = frozenset(
 _BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 _NOT_FOREIGN = (PREFIX, *_BROKERS)
 _ROUTING = ("CC", "BCC")
-#: What a job that has not been tried has at most, if nothing special was asked for.
-_USUAL = frozenset({"amqpjobs-id", "amqpjobs-attempt", "amqpjobs-version"})
 _PACKAGE = str(Path(__file__).parent)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -132,38 +130,42 @@ def decode(delivery: Delivery) -> Envelope:
         raise UnreadableError(
             f"The content encoding {properties.content_encoding[:40]!r} is not read here; send plain JSON."
         )
-    return make_envelope(
+    job_id = _text(headers, "amqpjobs-id")
+    attempt = _number(headers, "amqpjobs-attempt", least=1)
+    version = _number(headers, "amqpjobs-version", least=1)
+    usual = (job_id is not None) + (attempt is not None) + (version is not None)
+    make = make_envelope if len(headers) == usual else partial(make_envelope, **_unusual(headers))
+    return make(
         kind=properties.kind,
         payload=delivery.body,
-        job_id=_text(headers, "id") or properties.message_id or new_id(),
+        job_id=job_id or properties.message_id or new_id(),
         queue=delivery.queue,
-        attempt=_number(headers, "attempt", least=1) or 1,
-        version=_number(headers, "version", least=1),
+        attempt=attempt or 1,
+        version=version,
         enqueued_at=properties.timestamp,
         priority=properties.priority,
         app_id=properties.app_id,
         correlation_id=properties.correlation_id,
         reply_to=properties.reply_to,
-        **({} if headers.keys() <= _USUAL else _unusual(headers)),
     )
 
 
 def _unusual(headers: Headers) -> dict[str, Any]:
     """What most jobs have nothing of."""
     return {
-        "exchange": _text(headers, "exchange") or "",
-        "crashes": _number(headers, "crashes") or 0,
-        "run_at": _time(headers, "run-at"),
-        "expires_at": _time(headers, "expires-at"),
-        "max_attempts": _number(headers, "max-attempts", least=1),
-        "timeout": _seconds(headers, "timeout-ms"),
-        "parent": _text(headers, "parent"),
-        "root": _text(headers, "root"),
-        "schedule": _text(headers, "schedule"),
-        "copy": _text(headers, "copy"),
-        "doubt_since": _time(headers, "doubt-since"),
-        "first_at": _time(headers, "first-at"),
-        "unknown_since": _time(headers, "unknown-since"),
+        "exchange": _text(headers, "amqpjobs-exchange") or "",
+        "crashes": _number(headers, "amqpjobs-crashes") or 0,
+        "run_at": _time(headers, "amqpjobs-run-at"),
+        "expires_at": _time(headers, "amqpjobs-expires-at"),
+        "max_attempts": _number(headers, "amqpjobs-max-attempts", least=1),
+        "timeout": _seconds(headers, "amqpjobs-timeout-ms"),
+        "parent": _text(headers, "amqpjobs-parent"),
+        "root": _text(headers, "amqpjobs-root"),
+        "schedule": _text(headers, "amqpjobs-schedule"),
+        "copy": _text(headers, "amqpjobs-copy"),
+        "doubt_since": _time(headers, "amqpjobs-doubt-since"),
+        "first_at": _time(headers, "amqpjobs-first-at"),
+        "unknown_since": _time(headers, "amqpjobs-unknown-since"),
         "headers": foreign(headers),
     }
 
@@ -375,19 +377,19 @@ def milliseconds(time: datetime) -> int:
 
 
 def _text(headers: Headers, name: str) -> str | None:
-    value = headers.get(PREFIX + name)
+    value = headers.get(name)
     if value is None or (isinstance(value, str) and 0 < len(value) <= 255):
         return value or None
-    raise UnreadableError(f"The header {PREFIX + name} must be a string of 1 to 255 characters, {_not(value)}.")
+    raise UnreadableError(f"The header {name} must be a string of 1 to 255 characters, {_not(value)}.")
 
 
 def _number(headers: Headers, name: str, *, least: int = 0, most: int = 2**31 - 1) -> int | None:
-    value = headers.get(PREFIX + name)
+    value = headers.get(name)
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+    if type(value) is int and least <= value <= most:
         return value
-    raise UnreadableError(f"The header {PREFIX + name} must be a whole number from {least} to {most}, {_not(value)}.")
+    raise UnreadableError(f"The header {name} must be a whole number from {least} to {most}, {_not(value)}.")
 
 
 def _time(headers: Headers, name: str) -> datetime | None:

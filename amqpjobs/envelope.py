@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from amqpjobs.wire import HeaderValue, maker_of
+from amqpjobs.wire import HeaderValue, maker_of, no_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Envelope:
     correlation_id: str | None = None
     reply_to: str | None = None
     #: Headers of users and of others, ours left out.
-    headers: Mapping[str, HeaderValue] = field(default_factory=dict[str, HeaderValue])
+    headers: Mapping[str, HeaderValue] = field(default_factory=no_headers)
 
     if TYPE_CHECKING:
 

@@ -14,7 +14,7 @@ from amqpjobs.amqp.connection import Session
 from amqpjobs.amqp.guard import DEFECT_HEADER, read_header, read_names
 from amqpjobs.amqp.lane import Exit, Lane
 from amqpjobs.errors import BrokerUnavailableError
-from amqpjobs.wire import Delivery
+from amqpjobs.wire import Delivery, make_delivery
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Loans(Exit):
         exchange, routing_key = read_names(method[names:])
         properties = read_header(header)
         self._lent[tag] = None
-        delivery = Delivery(
+        delivery = make_delivery(
             body=body,
             properties=properties,
             queue=self._name,

@@ -5,7 +5,6 @@ of that; of anything else, be it hostile or only rare, `read_usual` says None, a
 library's way, behind the guard. Whatever is read here reads the same there.
 """
 
-import re
 import struct
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -37,33 +36,34 @@ def read_usual(payload: bytes) -> Properties | None:
 
 def _read_plain(payload: bytes) -> Properties | None:
     """Those of a job of ours without anything special, as nearly all are: one look, and no walk."""
-    found = _PLAIN.match(payload)
-    if found is None:
+    if len(payload) < _PLAIN.size:
         return None
-    job_id, correlation_id, message_id = found[1].decode(), found[3].decode(), found[4].decode()
-    attempt, version = _ATTEMPT_AND_VERSION.unpack(found[2])
-    seconds: int = _TIME.unpack(found[5])[0]
-    kind, app_id = _two_texts(payload[found.end() :])
-    if seconds >= _SECONDS_END:
+    start, job_id, first, attempt, second, version, third, correlation_id, fourth, message_id, seconds = (
+        _PLAIN.unpack_from(payload)
+    )
+    if (start, first, second, third, fourth) != _PLAIN_MARKS:
         return None
+    kind, app_id = _two_texts(payload[_PLAIN.size :])
     return make_properties(
-        headers={"amqpjobs-id": job_id, "amqpjobs-attempt": attempt, "amqpjobs-version": version},
+        headers={"amqpjobs-id": job_id.decode(), "amqpjobs-attempt": attempt, "amqpjobs-version": version},
         kind=kind,
-        message_id=message_id,
-        correlation_id=correlation_id,
+        message_id=message_id.decode(),
+        correlation_id=correlation_id.decode(),
         app_id=app_id,
         content_type="application/json",
-        timestamp=datetime.fromtimestamp(seconds, UTC),
+        timestamp=_usual_time(seconds),
     )
 
 
 #: As `amqpjobs.codec` writes it: ids of 36 letters, a first attempt or a later one.
-_PLAIN = re.compile(
-    rb"(?s).{12}\xb4\xe8\x10application/json\x00\x00\x00\x61"
-    rb"\x0bamqpjobs-idS\x00\x00\x00\x24(.{36})\x10amqpjobs-attemptI(.{4}\x10amqpjobs-versionI.{4})"
-    rb"\x02\x24(.{36})\x24(.{36})(.{8})"
+_PLAIN = struct.Struct(">12x40s36s18si18si2s36sc36s8s")
+_PLAIN_MARKS = (
+    b"\xb4\xe8\x10application/json\x00\x00\x00\x61\x0bamqpjobs-idS\x00\x00\x00\x24",
+    b"\x10amqpjobs-attemptI",
+    b"\x10amqpjobs-versionI",
+    b"\x02\x24",
+    b"\x24",
 )
-_ATTEMPT_AND_VERSION = struct.Struct(">i18xi")
 
 
 @lru_cache(256)
@@ -107,10 +107,7 @@ def _read(payload: bytes) -> Properties | None:
         end = at + 1 + payload[at]
         message_id, at = payload[at + 1 : end].decode(), end
     if flags & _TIMESTAMP:
-        seconds: int = _TIME.unpack_from(payload, at)[0]
-        if seconds >= _SECONDS_END:
-            return None
-        timestamp, at = datetime.fromtimestamp(seconds, UTC), at + 8
+        timestamp, at = _usual_time(payload[at : at + 8]), at + 8
     if flags & _TYPE:
         end = at + 1 + payload[at]
         kind, at = _usual_text(payload[at + 1 : end]), end
@@ -211,3 +208,12 @@ _usual_short = lru_cache(256)(short)
 @lru_cache(256)
 def _usual_text(raw: bytes) -> str:
     return raw.decode()
+
+
+@lru_cache(64)
+def _usual_time(raw: bytes) -> datetime:
+    """A time in whole seconds. Raises ValueError for what the library takes for milliseconds."""
+    seconds: int = _TIME.unpack(raw)[0]
+    if seconds >= _SECONDS_END:
+        raise ValueError
+    return datetime.fromtimestamp(seconds, UTC)

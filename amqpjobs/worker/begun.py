@@ -1,10 +1,11 @@
 """A coroutine that has run up to its first wait.
 
-Nothing can cut short what does not wait, so a handler that never does needs no timer: setting
-one and taking it back costs more than anything else that is done for a job.
+Nothing can cut short what does not wait, so a handler that never does needs no timer and no task
+of its own: making those costs more than anything else that is done for a job.
 """
 
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -12,22 +13,27 @@ T = TypeVar("T")
 
 
 class Begun(Generic[T]):
-    """Begins when it is made, in the task that awaits it later. That raises what the first step raises."""
+    """Begins when it is made, in the task that awaits it later. That raises what the first step raises.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+    All its steps are run in `context`, if it gets one, instead of that of its task.
+    """
+
+    __slots__ = ("_context", "_coroutine", "_waits_for", "is_done", "value")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> None:
         self._coroutine = coroutine
-        self._waits_for: object = None
+        self._context = context
         #: Whether it is over, and then what it returned.
         self.is_done = False
         self.value: T
         try:
-            self._waits_for = coroutine.send(None)
+            self._waits_for = coroutine.send(None) if context is None else context.run(coroutine.send, None)
         except StopIteration as stop:
             self.is_done, self.value = True, stop.value
 
     def __await__(self) -> Generator[Any, Any, T]:
         """To be awaited at once, and once, when it is not over."""
-        waits_for = self._waits_for
+        waits_for: object = self._waits_for
         while True:
             step: Callable[[], object]
             try:
@@ -38,6 +44,6 @@ class Begun(Generic[T]):
             except BaseException as error:
                 step = partial(self._coroutine.throw, error)
             try:
-                waits_for = step()
+                waits_for = step() if self._context is None else self._context.run(step)
             except StopIteration as stop:
                 return cast("T", stop.value)

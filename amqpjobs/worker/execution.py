@@ -80,6 +80,8 @@ class Execution:
         #: None in a child, which itself runs what its worker has for processes.
         self._processes = processes
         self._chance = chance
+        #: Whether the last handler that was called did not wait for anything, as the next one then will hardly do.
+        self.is_quick = False
 
     async def run(self, envelope: Envelope, seat: Seat | None = None) -> Outcome:
         """The outcome of this attempt. Only a cancellation from outside is raised.
@@ -192,10 +194,12 @@ class Execution:
             result: Any = handler.function(*arguments)
             if inspect.iscoroutine(result):
                 begun: Begun[Any] = Begun(result)
+                self.is_quick = begun.is_done
                 if begun.is_done:
                     return begun.value
                 result = begun
             return await self._within(timeout, result)
+        self.is_quick = False
         started = self._clock.monotonic()
         result = await self._threads.call(partial(handler.function, *arguments))
         if self._clock.monotonic() - started > timeout:

@@ -7,7 +7,10 @@ nothing had happened, and so does one that had ended in between.
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from typing import cast
 
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
@@ -17,6 +20,7 @@ from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped
 from amqpjobs.middleware import SettleNext
 from amqpjobs.outcome import Dead, DeadReason, Dropped, Outcome, Returned
 from amqpjobs.wire import Delivery
+from amqpjobs.worker.begun import Begun
 from amqpjobs.worker.execution import Execution
 from amqpjobs.worker.quarantine import Quarantine
 from amqpjobs.worker.run import Run
@@ -62,6 +66,11 @@ class Running:
         self._severed = Severed(limit)
         self._on_left = on_left
         self._runs: set[Run] = set()
+        #: Those that begin one after the other, in one task.
+        self._line = deque[Run]()
+        self._is_working_off = False
+        #: What each job begins in: nothing of the one whose slot it gets.
+        self._context = copy_context()
         self._idle = asyncio.Event()
         #: Runs that were cut short.
         self.cancelled = 0
@@ -77,10 +86,15 @@ class Running:
         return 0.0 if run.envelope is None else self._execution.timeout_of(run.envelope)
 
     def begin(self, runs: Iterable[Run]) -> None:
-        loop = asyncio.get_running_loop()
         for run in runs:
             self._runs.add(run)
-            run.task = loop.create_task(self._work(run))
+            if not self._execution.is_quick:
+                self._start(run)
+                continue
+            self._line.append(run)
+            if not self._is_working_off:
+                self._is_working_off = True
+                asyncio.get_running_loop().create_task(self._work_off(), context=self._context.copy())
 
     def rejoin(self, delivery: Delivery) -> bool:
         """A run gets back the delivery that it lost; one that has ended settles it now. False: it is nobody's."""
@@ -126,6 +140,28 @@ class Running:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=seconds)
+
+    def _start(self, run: Run) -> None:
+        run.task = asyncio.get_running_loop().create_task(self._work(run), context=self._context.copy())
+
+    async def _work_off(self) -> None:
+        """Those whose kind seldom waits, one after the other, for a task of its own costs more than such a job does.
+
+        Each has a context of its own. The first that waits keeps this task, and those behind it get tasks then.
+        """
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        begun: Begun[None] | None = None
+        try:
+            while self._line and (begun is None or (begun.is_done and not task.cancelling())):
+                run = self._line.popleft()
+                run.task = task
+                begun = Begun(self._work(run), self._context.copy())
+        finally:
+            self._is_working_off = False
+            while self._line:
+                self._start(self._line.popleft())
+        if begun is not None and not begun.is_done:
+            await begun
 
     async def _work(self, run: Run) -> None:
         started = self._clock.monotonic()
