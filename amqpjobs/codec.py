@@ -172,9 +172,10 @@ def _unusual(headers: Headers) -> dict[str, Any]:
 
 def job_from(cls: type[J], payload: bytes, version: int | None = None) -> J:
     """The typed job of a payload; without a version it is of the current one. Raises InvalidArgumentsError."""
-    current = payload if version in (None, cls.__amqpjobs__.version) else _upgraded(cls, payload, version or 1)
+    current = payload if version is None or version == options_of(cls).version else _upgraded(cls, payload, version)
     try:
-        return cls.model_validate_json(current)
+        job: J = cls.__pydantic_validator__.validate_json(current)
+        return job
     except ValidationError as error:
         problems = problems_of(error)
         shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")

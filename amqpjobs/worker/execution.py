@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds from which a timeout is none: ten years.
 ENDLESS = 10 * 365 * 86_400.0
+_COMPLETED = Completed()
 
 
 class Execution:
@@ -153,7 +154,8 @@ class Execution:
                 return await self._run_jointly(handler, Member(job, context, timeout), seat)
             if self._processes is not None and self._is_elsewhere(handler):
                 return await self._run_elsewhere(self._processes, handler, timeout, context)
-            return Completed(await self._call(handler, job, timeout, context))
+            result = await self._call(handler, job, timeout, context)
+            return _COMPLETED if result is None else Completed(result)
         except BaseException as error:
             return self._failed(context, handler, error)
 

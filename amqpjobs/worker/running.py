@@ -7,8 +7,7 @@ nothing had happened, and so does one that had ended in between.
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from typing import cast
 
@@ -48,9 +47,10 @@ class Running:
         suspicion: Suspicion,
         longest_body: int,
         limit: int,
+        pull: Callable[[], Sequence[Run]],
         on_left: Callable[[Run], object],
     ) -> None:
-        """`settle` is the settler's with what is around it.
+        """`settle` is the settler's with what is around it; `pull` gives what begins next in one slot.
 
         `limit` is how many runs may be remembered that have lost their delivery.
         """
@@ -64,10 +64,9 @@ class Running:
         self._suspicion = suspicion
         self._longest_body = longest_body
         self._severed = Severed(limit)
+        self._pull = pull
         self._on_left = on_left
         self._runs: set[Run] = set()
-        #: Those that begin one after the other, in one task.
-        self._line = deque[Run]()
         self._is_working_off = False
         #: What each job begins in: nothing of the one whose slot it gets.
         self._context = copy_context()
@@ -85,16 +84,15 @@ class Running:
         """How many seconds a run may take, as far as it is known by now."""
         return 0.0 if run.envelope is None else self._execution.timeout_of(run.envelope)
 
-    def begin(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            self._runs.add(run)
-            if not self._execution.is_quick:
-                self._start(run)
-                continue
-            self._line.append(run)
-            if not self._is_working_off:
-                self._is_working_off = True
-                asyncio.get_running_loop().create_task(self._work_off(), context=self._context.copy())
+    def wake(self) -> None:
+        """There may be something to begin."""
+        if self._is_working_off:
+            return
+        if self._execution.is_quick:
+            self._is_working_off = True
+            asyncio.get_running_loop().create_task(self._work_off(), context=self._context.copy())
+        else:
+            self._begin_all()
 
     def rejoin(self, delivery: Delivery) -> bool:
         """A run gets back the delivery that it lost; one that has ended settles it now. False: it is nobody's."""
@@ -141,25 +139,35 @@ class Running:
         if left:
             await asyncio.wait(left, timeout=seconds)
 
-    def _start(self, run: Run) -> None:
-        run.task = asyncio.get_running_loop().create_task(self._work(run), context=self._context.copy())
+    def _begin_all(self) -> None:
+        while runs := self._pull():
+            self._begin(runs)
+
+    def _begin(self, runs: Iterable[Run]) -> None:
+        loop = asyncio.get_running_loop()
+        for run in runs:
+            self._runs.add(run)
+            run.task = loop.create_task(self._work(run), context=self._context.copy())
 
     async def _work_off(self) -> None:
-        """Those whose kind seldom waits, one after the other, for a task of its own costs more than such a job does.
+        """While handlers do not wait, their jobs begin one after the other in here: a task costs more than such a job.
 
-        Each has a context of its own. The first that waits keeps this task, and those behind it get tasks then.
+        Each has a context of its own. The first that waits keeps this task, and what is behind it gets tasks then.
         """
         task = cast("asyncio.Task[None]", asyncio.current_task())
         begun: Begun[None] | None = None
         try:
-            while self._line and (begun is None or (begun.is_done and not task.cancelling())):
-                run = self._line.popleft()
+            while (begun is None or begun.is_done) and not task.cancelling() and (runs := self._pull()):
+                run = runs[0]
+                if run.seat is not None:
+                    self._begin(runs)
+                    continue
+                self._runs.add(run)
                 run.task = task
                 begun = Begun(self._work(run), self._context.copy())
         finally:
             self._is_working_off = False
-            while self._line:
-                self._start(self._line.popleft())
+            self._begin_all()
         if begun is not None and not begun.is_done:
             await begun
 
@@ -202,17 +210,14 @@ class Running:
         delivery = None
         while delivery is not run.delivery:  # else it came again in the meantime
             delivery = run.delivery
-            if await self._settled(delivery, run.envelope, outcome):
+            # What was dropped has not run, so there is nothing to watch.
+            settle = self._settler.settle if isinstance(outcome, Dropped) else self._settle_delivery
+            if await settle(delivery, run.envelope, outcome):
                 self._tell(run, outcome)
                 return
         if not isinstance(outcome, Returned):  # that one is to be run again
             run.outcome = outcome
         self._lose(run)
-
-    async def _settled(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
-        if isinstance(outcome, Dropped):  # it has not run, so there is nothing to watch
-            return await self._settler.settle(delivery, envelope, outcome)
-        return await self._settle_delivery(delivery, envelope, outcome)
 
     async def _settle_late(self, run: Run, outcome: Outcome | Dropped) -> None:
         """For a run that had ended, and left its slot, before its delivery came again."""

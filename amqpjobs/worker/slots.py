@@ -20,6 +20,8 @@ class Slots:
         self._concurrency = self._free = concurrency
         self._strict = strict
         self._waiting: dict[str, deque[Delivery | Pack]] = {queue.name: deque() for queue in queues}
+        #: The queue, if there is but one.
+        self._only = queues[0].name if len(queues) == 1 else None
         #: How many loads wait, in all queues.
         self._waits = 0
         self._weights = {queue.name: queue.weight for queue in queues}
@@ -50,7 +52,7 @@ class Slots:
     def take(self) -> Delivery | Pack | None:
         """What is next, now in a slot; None when there is nothing or no slot is free."""
         while self._free and self._waits:
-            name = self._next_queue()
+            name = self._only or self._next_queue()
             if name is None:
                 return None
             load = self._waiting[name].popleft()

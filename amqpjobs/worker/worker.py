@@ -122,7 +122,7 @@ class Worker:
             concurrency=self._concurrency,
             strict=strict,
             suspicion=self._suspicion,
-            on_ready=self._begin_what_fits,
+            on_ready=self._wake,
         )
         self._running: Running | None = None
         self._holders = Holders(self._timeout_of)
@@ -316,6 +316,7 @@ class Worker:
             suspicion=self._suspicion,
             longest_body=self._settings.max_body,
             limit=sum(self._prefetch.values()),
+            pull=self._next,
             on_left=self._left,
         )
 
@@ -369,16 +370,17 @@ class Worker:
             self._running.note_lost()
         self._suspicion.pardon(self._intake.drop_lost())
 
-    def _begin_what_fits(self) -> None:
-        while not (self._stop_asked.is_set() or self._is_stopping or self._running is None):
-            runs = self._intake.take()
-            if not runs:
-                return
-            self._running.begin(runs)
+    def _wake(self) -> None:
+        if self._running is not None:
+            self._running.wake()
+
+    def _next(self) -> Sequence[Run]:
+        """What begins next in one slot, if anything does."""
+        return () if self._is_stopping or self._stop_asked.is_set() else self._intake.take()
 
     def _left(self, run: Run) -> None:
         self._intake.leave(run)
-        self._begin_what_fits()
+        self._wake()
 
     # Stopping
 
