@@ -8,11 +8,12 @@ holds the `JobContext` of each of its jobs.
 import logging
 from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic
 
 from typing_extensions import TypeVar, Unpack
 
+from amqpjobs.clock import Clock
 from amqpjobs.envelope import Envelope
 from amqpjobs.handle import Enqueue, EnqueueOptions, JobHandle
 from amqpjobs.job import Job
@@ -35,26 +36,33 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
 class JobContext(Generic[S_co]):
     """One attempt of one job, seen from inside its handler."""
 
-    __slots__ = ("_enqueue", "_log", "deadline", "envelope", "max_attempts", "state")
+    __slots__ = ("_clock", "_deadline", "_end", "_enqueue", "_log", "envelope", "max_attempts", "state")
 
     def __init__(
-        self,
-        *,
-        envelope: Envelope,
-        state: S_co,
-        max_attempts: int,
-        deadline: datetime | None,
-        enqueue: Enqueue,
+        self, envelope: Envelope, state: S_co, max_attempts: int, clock: Clock, end: float | None, enqueue: Enqueue
     ) -> None:
+        """`end` is when it is cut off, by the clock's monotonic time."""
         self.envelope = envelope
         #: What the app's lifespan yielded.
         self.state = state
         #: How often it may run in all.
         self.max_attempts = max_attempts
-        #: When this attempt is cut off (aware, UTC), or None.
-        self.deadline = deadline
+        self._clock = clock
         self._enqueue = enqueue
         self._log: JobLogger | None = None
+        self._end = end
+        self._deadline: datetime | None = None
+
+    def end_at(self, end: float | None) -> None:
+        """Let the clock's monotonic time say when it is cut off."""
+        self._end, self._deadline = end, None
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When this attempt is cut off (aware, UTC), or None."""
+        if self._deadline is None and self._end is not None:
+            self._deadline = self._clock.now() + timedelta(seconds=self._end - self._clock.monotonic())
+        return self._deadline
 
     @property
     def job_id(self) -> str:

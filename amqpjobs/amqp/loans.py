@@ -49,7 +49,8 @@ class Loans(Exit):
         return not self.is_closed and self._session.is_open
 
     async def ack(self, tag: int) -> None:
-        self._check()
+        if self.is_closed or not self._session.is_open:
+            self._check()
         if not self._ended:
             self._lane.soon(self.speak)
         self._ended.add(tag)
@@ -93,7 +94,7 @@ class Loans(Exit):
             redelivered=redelivered != 0,
             tag=tag,
             settler=self,
-            defect=str(properties.headers.get(DEFECT_HEADER, "")),
+            defect=str(properties.headers[DEFECT_HEADER]) if DEFECT_HEADER in properties.headers else "",
         )
         try:
             self._on_delivery(delivery)

@@ -13,26 +13,19 @@ T = TypeVar("T")
 
 
 class Begun(Generic[T]):
-    """Begins when it is made, in the task that awaits it later. That raises what the first step raises.
+    """The rest of a coroutine whose first step waits for `waits_for`; to be awaited at once, and once, in the same task.
 
-    All its steps are run in `context`, if it gets one, instead of that of its task.
+    All its steps are run in `context`, if it gets one, instead of that of the task.
     """
 
-    __slots__ = ("_context", "_coroutine", "_waits_for", "is_done", "value")
+    __slots__ = ("_context", "_coroutine", "_waits_for")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], waits_for: object, context: Context | None = None) -> None:
         self._coroutine = coroutine
+        self._waits_for = waits_for
         self._context = context
-        #: Whether it is over, and then what it returned.
-        self.is_done = False
-        self.value: T
-        try:
-            self._waits_for = coroutine.send(None) if context is None else context.run(coroutine.send, None)
-        except StopIteration as stop:
-            self.is_done, self.value = True, stop.value
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """To be awaited at once, and once, when it is not over."""
         waits_for: object = self._waits_for
         while True:
             step: Callable[[], object]

@@ -10,8 +10,7 @@ import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -125,13 +124,8 @@ class Execution:
 
     async def _attempt(self, envelope: Envelope, handler: Handler, job: Any, seat: Seat | None) -> Outcome:
         max_attempts, timeout = self.bounds(envelope, handler)
-        context: JobContext[Any] = JobContext(
-            envelope=envelope,
-            state=self._state,
-            max_attempts=max_attempts,
-            deadline=self._deadline(timeout),
-            enqueue=self._enqueue,
-        )
+        end = self._end(timeout)
+        context: JobContext[Any] = JobContext(envelope, self._state, max_attempts, self._clock, end, self._enqueue)
         enter_context(context)
         if self._events.wanted(JobStarted):
             self._events.emit(JobStarted(envelope))
@@ -166,17 +160,17 @@ class Execution:
 
     async def _call_jointly(self, handler: Handler, members: Sequence[Member]) -> Sequence[object]:
         timeout = min(member.timeout for member in members)
-        deadline = self._deadline(timeout)
+        end = self._end(timeout)
         contexts = [member.context for member in members]
         for each in contexts:
-            each.deadline = deadline
-        context = BatchContext[Any](contexts=contexts, state=self._state, deadline=deadline)
+            each.end_at(end)
+        context = BatchContext[Any](contexts=contexts, state=self._state, deadline=contexts[0].deadline)
         with around_jointly(self._middlewares, contexts):
             result = await self._call(handler, [member.job for member in members], timeout, context)
         return entries(result, handler.job, len(members))
 
-    def _deadline(self, timeout: float) -> datetime | None:
-        return self._clock.now() + _span(timeout) if timeout < ENDLESS else None
+    def _end(self, timeout: float) -> float | None:
+        return self._clock.monotonic() + timeout if timeout < ENDLESS else None
 
     async def _run_elsewhere(
         self, processes: Processes, handler: Handler, timeout: float, context: JobContext[Any]
@@ -195,11 +189,12 @@ class Execution:
         if handler.is_async:
             result: Any = handler.function(*arguments)
             if inspect.iscoroutine(result):
-                begun: Begun[Any] = Begun(result)
-                self.is_quick = begun.is_done
-                if begun.is_done:
-                    return begun.value
-                result = begun
+                try:
+                    result = Begun(result, result.send(None))
+                except StopIteration as stop:
+                    self.is_quick = True
+                    return stop.value
+            self.is_quick = False
             return await self._within(timeout, result)
         self.is_quick = False
         started = self._clock.monotonic()
@@ -267,11 +262,6 @@ def _delay(handler: Handler, attempt: int, error: BaseException, chance: Callabl
     except Exception:
         _log.exception("The retry policy of %s failed; the default one decides", handler.name)
         return DEFAULT_RETRY.delay_after(attempt, error, chance)
-
-
-@lru_cache(64)
-def _span(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)
 
 
 def _no_handler(envelope: Envelope) -> UnknownKindError:

@@ -155,21 +155,30 @@ class Running:
         Each has a context of its own. The first that waits keeps this task, and what is behind it gets tasks then.
         """
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        begun: Begun[None] | None = None
+        rest: Begun[None] | None = None
         try:
-            while (begun is None or begun.is_done) and not task.cancelling() and (runs := self._pull()):
-                run = runs[0]
-                if run.seat is not None:
+            while rest is None and not task.cancelling() and (runs := self._pull()):
+                if runs[0].seat is None:
+                    rest = self._begin_here(runs[0], task)
+                else:
                     self._begin(runs)
-                    continue
-                self._runs.add(run)
-                run.task = task
-                begun = Begun(self._work(run), self._context.copy())
         finally:
             self._is_working_off = False
             self._begin_all()
-        if begun is not None and not begun.is_done:
-            await begun
+        if rest is not None:
+            await rest
+
+    def _begin_here(self, run: Run, task: "asyncio.Task[None]") -> Begun[None] | None:
+        """What is left of it, if it waits."""
+        self._runs.add(run)
+        run.task = task
+        context = self._context.copy()
+        work = self._work(run)
+        try:
+            waits_for = context.run(work.send, None)
+        except StopIteration:
+            return None
+        return Begun(work, waits_for, context)
 
     async def _work(self, run: Run) -> None:
         started = self._clock.monotonic()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
@@ -333,6 +334,72 @@ async def test_a_handler_finds_its_context_also_in_a_thread(bench: Bench) -> Non
 
     assert found == [handle.job_id]
     assert current_context() is None
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_job_inherits_nothing_of_the_one_whose_slot_it_gets(bench: Bench, waits: bool) -> None:
+    name = bench.unique()
+    app, kind = bench.app(name, queues=[Queue(name, prefetch=10)]), bench.kind()
+    bound = ContextVar("bound", default="nothing")
+    found = list[str]()
+
+    async def bind(job: Note, context: JobContext[None]) -> None:
+        found.append(bound.get())
+        bound.set(f"what job {job.n} has bound")
+        if waits:
+            await asyncio.sleep(0)
+
+    record(app, kind, bind)
+    ended = watch(app.events, JobEnded)
+    async with Worker(app, concurrency=1):
+        await app.enqueue_many([kind(n=n) for n in range(10)])
+        await ended.until(10)
+
+    assert found == ["nothing"] * 10
+
+
+async def test_the_first_job_that_waits_holds_up_none_that_came_with_it(bench: Bench) -> None:
+    app, kind = bench.app(), bench.kind()
+    gate, tasks = asyncio.Event(), dict[int, list[object]]()
+
+    async def sometimes_wait(job: Note, context: JobContext[None]) -> None:
+        tasks[job.n] = [asyncio.current_task()]
+        if job.n % 10 == 5:
+            async with asyncio.timeout(PATIENCE):
+                await gate.wait()
+        tasks[job.n].append(asyncio.current_task())
+
+    ran, ended = record(app, kind, sometimes_wait), watch(app.events, JobEnded)
+    async with Worker(app, concurrency=50):
+        await app.enqueue_many([kind(n=n) for n in range(50)])
+        await ran.until(50)
+        await ended.until(45)
+        gate.set()
+        await ended.until(50)
+
+    assert [each.outcome for each in ended] == [Completed()] * 50
+    assert all(before is after for before, after in tasks.values())
+    assert len({id(task) for n, [task, _] in tasks.items() if n % 10 == 5}) == 5
+
+
+async def test_a_job_that_cancels_its_own_task_harms_no_other(bench: Bench) -> None:
+    app, kind = bench.app(), bench.kind()
+
+    async def cancel(job: Note, context: JobContext[None]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if job.n == 5:
+            task.cancel()
+        elif job.n > 5:
+            await asyncio.sleep(0)
+
+    ran, ended = record(app, kind, cancel), watch(app.events, JobEnded)
+    async with Worker(app):
+        await app.enqueue_many([kind(n=n) for n in range(10)])
+        await ended.until(10)
+
+    assert sorted(run.n for run in ran) == list(range(10))
+    assert [each.outcome for each in ended] == [Completed()] * 10
 
 
 async def test_three_workers_share_a_queue_and_run_each_job_once(bench: Bench) -> None:

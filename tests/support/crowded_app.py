@@ -59,7 +59,7 @@ async def live(app: App[None], n: int) -> None:
     job, stray = envelope(f"crowd.kind-{n}", queue=""), envelope(f"unknown.kind-{n}")
     await send(job, sent)
     await send(job.evolve(queue=f"queue-{n}"), sent)
-    await run(JobContext(envelope=job, state=None, max_attempts=1, deadline=None, enqueue=app.enqueue), ran)
+    await run(JobContext(job, None, 1, app.clock, None, app.enqueue), ran)
     await settle(delivery(), job, Dead(DeadReason.ATTEMPTS_EXHAUSTED), settled)
     await settle(delivery(), stray, Dead(DeadReason.UNKNOWN_KIND), settled)
     app.events.emit(TickPublished(f"schedule-{n}", NOW, f"tick-{n}", 0.1))

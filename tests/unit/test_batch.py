@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from amqpjobs.app import App
 from amqpjobs.batch import Batch
+from amqpjobs.clock import SystemClock
 from amqpjobs.context import BatchContext, JobContext, current_context
 from amqpjobs.errors import DefinitionError, DuplicateKindError, HandlerMismatchError
 from amqpjobs.job import Job
@@ -267,7 +268,7 @@ async def test_what_one_jobs_context_enqueues_has_that_job_as_its_parent() -> No
         await asyncio.sleep(0)
         return await enqueue(job, **options)
 
-    one, other = (JobContext(envelope=context().envelope, state=None, max_attempts=1, deadline=None, enqueue=note),) * 2
+    one, other = (JobContext(context().envelope, None, 1, SystemClock(), None, note),) * 2
     await one.enqueue(OtherRow())
     await other.enqueue(OtherRow())
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from typing_extensions import Unpack
 
+from amqpjobs.clock import SystemClock
 from amqpjobs.context import JobContext, current_context, enter_context
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job
@@ -22,7 +23,7 @@ async def enqueue(job: Job[Any], **options: Unpack[EnqueueOptions]) -> JobHandle
 
 
 def context(**changes: Any) -> JobContext[str]:
-    return JobContext(envelope=envelope(**changes), state="state", max_attempts=3, deadline=None, enqueue=enqueue)
+    return JobContext(envelope(**changes), "state", 3, SystemClock(), None, enqueue)
 
 
 def test_a_context_tells_about_its_job() -> None:

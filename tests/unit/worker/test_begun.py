@@ -1,28 +1,19 @@
 """A coroutine that was begun goes on as if it had been awaited from the start."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any, TypeVar
 
 import pytest
 
 from amqpjobs.worker.begun import Begun
 
-
-async def test_what_never_waits_is_done_at_once() -> None:
-    async def five() -> int:
-        return 5
-
-    begun = Begun(five())
-
-    assert (begun.is_done, begun.value) == (True, 5)
+T = TypeVar("T")
 
 
-async def test_what_fails_at_once_raises_at_once() -> None:
-    async def fail() -> None:
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        Begun(fail())
+def begun(coroutine: Coroutine[Any, Any, T]) -> Begun[T]:
+    return Begun(coroutine, coroutine.send(None))
 
 
 async def test_what_waits_goes_on_to_its_end() -> None:
@@ -30,10 +21,30 @@ async def test_what_waits_goes_on_to_its_end() -> None:
         await asyncio.sleep(0)
         return await asyncio.get_running_loop().run_in_executor(None, lambda: 2) + 3
 
-    begun = Begun(add())
+    assert await begun(add()) == 5
 
-    assert not begun.is_done
-    assert await begun == 5
+
+async def test_all_its_steps_are_in_the_context_it_was_begun_in() -> None:
+    name = ContextVar("name", default="nobody")
+
+    async def write() -> list[str]:
+        name.set("written")
+        await asyncio.sleep(0)
+        seen = [name.get()]
+        try:
+            await missing
+        except KeyError:
+            seen.append(name.get())
+        return seen
+
+    missing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    missing.set_exception(KeyError())
+    context, coroutine = copy_context(), write()
+
+    seen = await Begun(coroutine, context.run(coroutine.send, None), context)
+
+    assert seen == ["written", "written"]
+    assert (context[name], name.get()) == ("written", "nobody")
 
 
 async def test_what_its_waits_raise_reaches_it_and_what_it_raises_comes_out() -> None:
@@ -45,11 +56,11 @@ async def test_what_its_waits_raise_reaches_it_and_what_it_raises_comes_out() ->
         except KeyError:
             raise ValueError("converted") from None
 
-    begun = Begun(convert())
+    converting = begun(convert())
     future.set_exception(KeyError())
 
     with pytest.raises(ValueError, match="converted"):
-        await begun
+        await converting
 
 
 async def test_a_cancellation_reaches_it() -> None:
@@ -65,7 +76,7 @@ async def test_a_cancellation_reaches_it() -> None:
             raise
 
     async def run() -> None:
-        await Begun(wait())
+        await begun(wait())
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)
@@ -87,7 +98,7 @@ async def test_a_timeout_around_it_ends_it_and_one_within_is_its_own() -> None:
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await Begun(patient())
+            await begun(patient())
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -99,7 +110,7 @@ async def test_it_runs_in_the_task_that_awaits_it() -> None:
         await asyncio.sleep(0)
         return [first, asyncio.current_task()]
 
-    assert await Begun(whose()) == [asyncio.current_task()] * 2
+    assert await begun(whose()) == [asyncio.current_task()] * 2
 
 
 async def test_task_groups_and_generators_work_within_it() -> None:
@@ -113,7 +124,7 @@ async def test_task_groups_and_generators_work_within_it() -> None:
             tasks = [group.create_task(asyncio.sleep(0, n)) for n in range(3)]
         return sum([each.result() for each in tasks]) + sum([n async for n in numbers()])
 
-    assert await Begun(total()) == 6
+    assert await begun(total()) == 6
 
 
 def test_what_is_dropped_is_closed() -> None:
@@ -126,7 +137,7 @@ def test_what_is_dropped_is_closed() -> None:
             closed.append(True)
 
     async def run() -> None:
-        await Begun(wait())
+        await begun(wait())
 
     coroutine = run()
     coroutine.send(None)
