@@ -7,7 +7,7 @@ nothing had happened, and so does one that had ended in between.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from typing import cast
 
@@ -219,9 +219,12 @@ class Running:
         delivery = None
         while delivery is not run.delivery:  # else it came again in the meantime
             delivery = run.delivery
-            # What was dropped has not run, so there is nothing to watch.
-            settle = self._settler.settle if isinstance(outcome, Dropped) else self._settle_delivery
-            if await settle(delivery, run.envelope, outcome):
+            settling: Awaitable[bool]
+            if isinstance(outcome, Dropped):  # it has not run, so there is nothing to watch
+                settling = self._settler.settle(delivery, run.envelope, outcome)
+            else:
+                settling = self._settle_delivery(delivery, run.envelope, outcome)
+            if await settling:
                 self._tell(run, outcome)
                 return
         if not isinstance(outcome, Returned):  # that one is to be run again
