@@ -23,7 +23,7 @@ from amqpjobs.errors import (
     UnroutableError,
 )
 from amqpjobs.events import Events, JobEnqueued, JobParked
-from amqpjobs.handle import EnqueueOptions, JobHandle, result_of
+from amqpjobs.handle import EnqueueOptions, JobHandle, make_handle, result_of
 from amqpjobs.job import Job
 from amqpjobs.middleware import EnqueueMiddleware, around_enqueue, around_together
 from amqpjobs.settings import Settings
@@ -124,7 +124,7 @@ class Client:
             enqueued = {n: each.job_id for n, each in enumerate(envelopes) if n not in errors}
             raise EnqueueManyError(enqueued, errors)
         return [
-            JobHandle(envelope.job_id, envelope.kind, position in parked, result_of(job))
+            make_handle(envelope.job_id, envelope.kind, position in parked, result_of(job))
             for position, (job, envelope) in enumerate(zip(jobs, envelopes, strict=True))
         ]
 

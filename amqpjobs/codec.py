@@ -82,24 +82,28 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         headers[CRASHES_HEADER] = envelope.crashes
     if envelope.version is not None:
         headers["amqpjobs-version"] = envelope.version
-    texts = (
-        ("amqpjobs-parent", envelope.parent),
-        ("amqpjobs-root", envelope.root),
-        ("amqpjobs-schedule", envelope.schedule),
-        ("amqpjobs-copy", envelope.copy),
-        ("amqpjobs-queue", envelope.queue or None),
-        ("amqpjobs-exchange", envelope.exchange or None),
-    )
-    headers |= {name: text for name, text in texts if text is not None}
-    for name, time in (
-        ("amqpjobs-run-at", envelope.run_at),
-        ("amqpjobs-expires-at", envelope.expires_at),
-        ("amqpjobs-first-at", envelope.first_at),
-        ("amqpjobs-unknown-since", envelope.unknown_since),
-        ("amqpjobs-doubt-since", envelope.doubt_since),
-    ):
-        if time is not None:
-            headers[name] = milliseconds(time)
+    if envelope.parent is not None:
+        headers["amqpjobs-parent"] = envelope.parent
+    if envelope.root is not None:
+        headers["amqpjobs-root"] = envelope.root
+    if envelope.schedule is not None:
+        headers["amqpjobs-schedule"] = envelope.schedule
+    if envelope.copy is not None:
+        headers["amqpjobs-copy"] = envelope.copy
+    if envelope.queue:
+        headers["amqpjobs-queue"] = envelope.queue
+    if envelope.exchange:
+        headers["amqpjobs-exchange"] = envelope.exchange
+    if envelope.run_at is not None:
+        headers["amqpjobs-run-at"] = milliseconds(envelope.run_at)
+    if envelope.expires_at is not None:
+        headers["amqpjobs-expires-at"] = milliseconds(envelope.expires_at)
+    if envelope.first_at is not None:
+        headers["amqpjobs-first-at"] = milliseconds(envelope.first_at)
+    if envelope.unknown_since is not None:
+        headers["amqpjobs-unknown-since"] = milliseconds(envelope.unknown_since)
+    if envelope.doubt_since is not None:
+        headers["amqpjobs-doubt-since"] = milliseconds(envelope.doubt_since)
     if envelope.max_attempts is not None:
         headers["amqpjobs-max-attempts"] = envelope.max_attempts
     if envelope.timeout is not None:

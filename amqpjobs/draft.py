@@ -12,7 +12,7 @@ from amqpjobs.amqp.publisher import check_size
 from amqpjobs.clock import Clock, Seconds, in_seconds
 from amqpjobs.codec import check_headers, encode
 from amqpjobs.context import current_context
-from amqpjobs.envelope import Envelope, make_envelope, new_id
+from amqpjobs.envelope import Envelope, make_another, make_envelope, new_id
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.job import Job, JobOptions, check_name, hint, options_of, payload_of
 from amqpjobs.settings import Settings
@@ -59,7 +59,16 @@ class Drafts:
         """Of many jobs with the same options. Raises as for one."""
         if options:
             _check_options(options)
-        return [self._envelope(job, options) for job in jobs]
+        first = dict[type[Job[Any]], Envelope]()
+        made = list[Envelope]()
+        for job in jobs:
+            model = first.get(type(job))
+            if model is None:
+                model = first[type(job)] = self._envelope(job, options)
+                made.append(model)
+            else:  # but for these two they are alike
+                made.append(make_another(model, payload_of(job), new_id()))
+        return made
 
     def _envelope(self, job: Job[Any] | WrittenJob, options: EnqueueOptions) -> Envelope:
         own, payload = (
@@ -94,7 +103,7 @@ class Drafts:
 
     def publication(self, envelope: Envelope, route: Route | None = None) -> Publication:
         """The message of an envelope, by default to where its kind or queue says."""
-        now = self._clock.now()
+        now = self._clock.now() if envelope.run_at or not envelope.enqueued_at else envelope.enqueued_at
         route = route or self._route(envelope, now)
         return make_publication(
             exchange=route.exchange,

@@ -4,14 +4,14 @@ The payload stays the bytes that were enqueued: a retry sends the same ones agai
 fields this code does not know survive. Times are aware UTC datetimes, spans are seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from amqpjobs.wire import HeaderValue, maker_of, no_headers
+from amqpjobs.wire import HeaderValue, copier_of, maker_of, no_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,8 @@ class Envelope:
 
 
 make_envelope = maker_of(Envelope)
+#: The same for another job: its payload and its id.
+make_another: Callable[[Envelope, bytes, str], Envelope] = copier_of(Envelope, "payload", "job_id")
 
 
 def new_id() -> str:

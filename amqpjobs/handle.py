@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from amqpjobs.clock import Seconds
 from amqpjobs.job import Job
-from amqpjobs.wire import HeaderValue
+from amqpjobs.wire import HeaderValue, maker_of
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -55,6 +55,9 @@ class JobHandle(Generic[R_co]):
     #: Whether it waits in the parked queue for its kind to be bound.
     is_parked: bool = False
     _result: type[R_co] | None = field(default=None, repr=False, compare=False)
+
+
+make_handle = maker_of(JobHandle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ broker's dead-letter worker would hold up every other delay: seen on RabbitMQ 4.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from amqpjobs.clock import Seconds, in_seconds
@@ -200,7 +201,7 @@ class Topology:
     # Routes: where a publication goes.
 
     def by_kind(self, kind: str, exchange: str = "") -> Route:
-        return Route(exchange=exchange or self.jobs, key=kind)
+        return _usual_route(exchange or self.jobs, kind)
 
     def to_queue(self, name: str) -> Route:
         return Route(exchange=self.queues, key=self.work_queue(name))
@@ -390,6 +391,11 @@ SAFE_TO_LEAVE = frozenset({"x-delivery-limit", "x-queue-leader-locator", "x-cons
 
 _STARS = "*." * LEVELS
 _DOTTED = str.maketrans({"0": "0.", "1": "1."})
+
+
+@lru_cache(1024)
+def _usual_route(exchange: str, key: str) -> Route:
+    return Route(exchange=exchange, key=key)
 
 
 def _queue_key(name: str) -> str:

@@ -57,7 +57,9 @@ def _read_plain(payload: bytes) -> Properties | None:
 
 #: As `amqpjobs.codec` writes it: ids of 36 letters, a first attempt or a later one.
 _PLAIN = struct.Struct(">12x40s36s18si18si2s36sc36s8s")
-_PLAIN_MARKS = (
+_PLAIN_TO_WRITE = struct.Struct(">HHQ40s36s18si18si2s36sc36sQ")
+_PLAIN_NAMES = ("amqpjobs-id", "amqpjobs-attempt", "amqpjobs-version")
+_PLAIN_MARKS = _A, _B, _C, _D, _E = (
     b"\xb4\xe8\x10application/json\x00\x00\x00\x61\x0bamqpjobs-idS\x00\x00\x00\x24",
     b"\x10amqpjobs-attemptI",
     b"\x10amqpjobs-versionI",
@@ -153,6 +155,30 @@ def _read_table(payload: bytes, at: int, end: int, table: dict[str, HeaderValue]
 
 def written_header(own: Properties, size: int) -> bytes:
     """A content header's frame for a persistent message with a body of so many bytes. Raises ValueError."""
+    return _written_plain(own, size) or _written(own, size)
+
+
+def _written_plain(own: Properties, size: int) -> bytes | None:
+    """That of a job of ours without anything special, as `_read_plain` reads it."""
+    if tuple(own.headers) != _PLAIN_NAMES or own.content_type != "application/json" or own.timestamp is None:
+        return None
+    if own.content_encoding or own.priority is not None or own.reply_to or not own.kind or not own.app_id:
+        return None
+    job_id, attempt, version = own.headers.values()
+    if type(job_id) is not str or type(attempt) is not int or type(version) is not int:
+        return None
+    try:
+        one, other, third = job_id.encode(), (own.correlation_id or "").encode(), (own.message_id or "").encode()
+        if not len(one) == len(other) == len(third) == 36:
+            return None
+        at = int(own.timestamp.timestamp())
+        start = _PLAIN_TO_WRITE.pack(60, 0, size, _A, one, _B, attempt, _C, version, _D, other, _E, third, at)
+    except (struct.error, ValueError):
+        return None
+    return start + _usual_shorts(own.kind, own.app_id)
+
+
+def _written(own: Properties, size: int) -> bytes:
     flags = _DELIVERY_MODE
     parts = [b""]
     if own.content_type:
@@ -203,6 +229,11 @@ def short(text: str) -> bytes:
 
 #: For what is the same in many messages.
 _usual_short = lru_cache(256)(short)
+
+
+@lru_cache(256)
+def _usual_shorts(one: str, other: str) -> bytes:
+    return short(one) + short(other)
 
 
 @lru_cache(256)
