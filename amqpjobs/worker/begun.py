@@ -13,9 +13,10 @@ T = TypeVar("T")
 
 
 class Begun(Generic[T]):
-    """The rest of a coroutine whose first step waits for `waits_for`; to be awaited at once, and once, in the same task.
+    """The rest of a coroutine whose first step waits for `waits_for`.
 
-    All its steps are run in `context`, if it gets one, instead of that of the task.
+    It is to be awaited at once, and once, in the task of that step. All its steps are run in `context`, if it gets
+    one, instead of that of the task.
     """
 
     __slots__ = ("_context", "_coroutine", "_waits_for")

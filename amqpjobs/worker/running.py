@@ -13,7 +13,6 @@ from typing import cast
 
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
-from amqpjobs.envelope import Envelope
 from amqpjobs.errors import TooLargeError, UnreadableError
 from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped
 from amqpjobs.middleware import SettleNext
