@@ -12,7 +12,8 @@ import click
 from rich.text import Text
 from rich_click import RichCommand
 
-from amqpjobs.cli.common import out, run_async
+from amqpjobs.cli.common import run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
 from amqpjobs.devbroker import Broker
 from amqpjobs.logs import set_up_logging

@@ -11,7 +11,8 @@ from rich_click import RichCommand
 from amqpjobs.amqp.connection import open_session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.app import App
-from amqpjobs.cli.common import load_apps, out, run_async
+from amqpjobs.cli.common import load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
 from amqpjobs.events import TopologyDrifted
 from amqpjobs.job import options_of

@@ -17,7 +17,8 @@ from rich.text import Text
 from rich_click import RichCommand, RichGroup
 
 from amqpjobs.asyncapi import asyncapi
-from amqpjobs.cli.common import FAILED, Contract, TargetError, load_contracts, out
+from amqpjobs.cli.common import FAILED, Contract, TargetError, load_contracts
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps, loads, pretty
 from amqpjobs.contracts import Contracts, Finding, Severity, compared, exported, read
 from amqpjobs.job import options_of

@@ -30,9 +30,9 @@ from amqpjobs.cli.common import (
     find_modules_here,
     load_apps,
     names_of,
-    out,
     run_async,
 )
+from amqpjobs.cli.console import out
 from amqpjobs.cli.example import example_of
 from amqpjobs.cli.narrator import Narrator
 from amqpjobs.cli.whereabouts import Found, Nowhere, find_broker

@@ -14,7 +14,8 @@ from rich_click import RichCommand
 from amqpjobs.amqp.connection import Session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.app import App
-from amqpjobs.cli.common import FAILED, load_apps, out, run_async
+from amqpjobs.cli.common import FAILED, load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.session import connected
 from amqpjobs.errors import DefinitionError, TopologyMismatchError
 from amqpjobs.job import check_name

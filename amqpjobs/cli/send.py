@@ -9,7 +9,8 @@ from rich.text import Text
 from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import contract_of, load_contracts, out, run_async
+from amqpjobs.cli.common import contract_of, load_contracts, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps, job_from, loads
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, hint

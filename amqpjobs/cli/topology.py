@@ -9,7 +9,8 @@ from rich.text import Text
 from rich_click import RichCommand, RichGroup
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import FAILED, TOPOLOGY, load_apps, out, run_async
+from amqpjobs.cli.common import FAILED, TOPOLOGY, load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.permissions import permissions
 from amqpjobs.cli.prune import prune
 from amqpjobs.cli.session import connected, vhost_of, whole

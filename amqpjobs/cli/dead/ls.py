@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich_click import RichCommand
 
-from amqpjobs.cli.common import out
+from amqpjobs.cli.console import out
 from amqpjobs.cli.dead.choice import Chosen, choosing, json_option, targets_argument
 from amqpjobs.cli.dead.output import cell, described, plain_table, say, say_json, when
 from amqpjobs.cli.dead.progress import Run

@@ -6,7 +6,7 @@ import click
 from rich.text import Text
 from rich_click import RichCommand
 
-from amqpjobs.cli.common import out
+from amqpjobs.cli.console import out
 from amqpjobs.cli.dead.choice import Chosen, choosing, json_option
 from amqpjobs.cli.dead.output import described, json_of, say_json, text_of, when
 from amqpjobs.cli.dead.progress import found

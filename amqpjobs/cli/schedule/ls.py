@@ -10,7 +10,8 @@ from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus
-from amqpjobs.cli.common import out, run_async
+from amqpjobs.cli.common import run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.schedule.choice import json_option, only_app, say_json
 from amqpjobs.logs import printable
 

@@ -12,7 +12,8 @@ from amqpjobs.app import App
 from amqpjobs.beat.refined import Refinable
 from amqpjobs.beat.schedule import Schedule, anchor, preview
 from amqpjobs.beat.zone import require_zone
-from amqpjobs.cli.common import load_apps, out
+from amqpjobs.cli.common import load_apps
+from amqpjobs.cli.console import out
 from amqpjobs.cli.schedule.choice import json_option, names_of, say_json, taken_when, time_in, when_options
 from amqpjobs.clock import SystemClock
 from amqpjobs.errors import DefinitionError
