@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import run_async
 from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
@@ -42,7 +42,7 @@ def _host(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return HOST if value == "localhost" else value
 
 
-@click.command("broker", cls=RichCommand, short_help="A broker in memory, for development.")
+@click.command("broker", cls=Command, short_help="A broker in memory, for development.")
 @click.option("--host", default=HOST, show_default=True, callback=_host, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="The port; 0: any free one."

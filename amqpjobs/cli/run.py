@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import UNCLEAN, load_apps, run_async
 from amqpjobs.cli.health import health_option, run_shift
 from amqpjobs.logs import log_events, set_up_logging
@@ -24,7 +24,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("run", cls=RichCommand, short_help="Work off the jobs of services.")
+@click.command("run", cls=Command, short_help="Work off the jobs of services.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, 10_000), help="Jobs at once, for each TARGET. [default: 10]"
