@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pydantic import (
@@ -228,10 +228,8 @@ def _table_of(file: Path) -> dict[str, Any]:
     import tomllib  # where services run there is often no such file
 
     try:
-        table: object = tomllib.loads(file.read_text(encoding="utf-8"))
-        for key in ("tool", "amqpjobs"):
-            table = cast("dict[str, Any]", table).get(key, {})
-        return dict(cast("dict[str, Any]", table))
+        whole: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return dict(whole.get("tool", {}).get("amqpjobs", {}))
     except Exception as error:  # it is no TOML, it must not be read, what should be a table is none
         raise SettingsError(f"The settings cannot be read: {error}") from None
 

@@ -1,5 +1,6 @@
 """What is measured of a contender, each in processes of its own, on an empty queue."""
 
+import compileall
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import count as numbers
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ class Run:
     """A contender on a queue of its own."""
 
     def __init__(self, track: Track, name: str, folder: Path, given: Mapping[str, str]) -> None:
+        compile_ours()
         own = {"BENCHMARK_URL": track.url, "BENCHMARK_QUEUE": f"benchmark-{next(_queues)}", FOLDER: str(folder)}
         self._environment = {**os.environ, **own, **given}
         self._name = name
@@ -89,6 +92,13 @@ class Run:
     def _command(self, verb: str, options: Mapping[str, object]) -> list[str]:
         given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         return [sys.executable, "-m", "benchmarks.contender", self._name, verb, *given]
+
+
+@cache
+def compile_ours() -> None:
+    """As pip did when it installed the others: with PYTHONDONTWRITEBYTECODE a checkout is compiled at each start."""
+    for folder in ("amqpjobs", "benchmarks"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
 
 
 @contextmanager

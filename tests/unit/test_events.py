@@ -94,4 +94,6 @@ def test_an_event_of_a_users_own_has_the_fields_of_its_base_although_that_never_
 
 
 def test_events_that_hold_the_same_are_no_equals_when_their_classes_differ() -> None:
-    assert ParkedReleased(3) != WorkerStopped(3)
+    events: list[Event] = [ParkedReleased(3), WorkerStopped(3)]
+
+    assert events[0] != events[1]
