@@ -53,9 +53,11 @@ class Run:
         self._environment = {**os.environ, **own, **given}
         self._name = name
         self.tally = Tally(folder)
+        #: When its worker was started.
+        self.began = 0.0
         self.call("prepare")
 
-    def call(self, verb: str, **options: object) -> dict[str, Any]:
+    def call(self, verb: str, **options: object) -> Any:
         """What it printed, if it did."""
         done = subprocess.run(
             self._command(verb, options),
@@ -70,7 +72,8 @@ class Run:
     @contextmanager
     def working(self, **options: object) -> Generator[psutil.Process]:
         """While it has a worker, in a session of its own."""
-        command = self._command("work", options)
+        command: list[str] = self.call("command", **options)
+        self.began = time.perf_counter()
         with subprocess.Popen(command, cwd=ROOT, env=self._environment, start_new_session=True) as worker:
             try:
                 yield psutil.Process(worker.pid)
@@ -184,10 +187,9 @@ def idle(track: Track, name: str) -> Figures:
     """Until the first job has run, and what it takes to wait for the next."""
     with running(track, name) as run:
         run.call("enqueue", count=1)
-        began = time.perf_counter()
         with run.working(concurrency=10) as worker:
             run.until(1)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - run.began
             time.sleep(1)
             cpu, pause = cpu_of(worker), 3.0
             time.sleep(pause)
