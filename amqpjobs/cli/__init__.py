@@ -5,17 +5,14 @@ What shows help is imported for that alone (`help.py`): it takes longer than a c
 Exit codes: 0 ok, 1 failed, 2 usage, 3 import, 4 broker, 5 topology mismatch, 6 unclean shutdown, 7 nobody answers.
 """
 
-import gc
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from amqpjobs import __version__
-from amqpjobs.cli.command import Command, Group
+from amqpjobs.cli.command import Command, Group, loading
 
 #: Command, the module it lives in, and the line `--help` shows for it.
 COMMANDS = {
@@ -44,23 +41,10 @@ class LazyGroup(Group):
             return None
         if "--help" in sys.argv[1:2] or len(sys.argv) == 1:  # the list needs no more than the lines above
             return Command(name=cmd_name, short_help=COMMANDS[cmd_name])
-        with loading():
-            command: click.Command = import_module(f"amqpjobs.cli.{cmd_name}").command
+        module = f"amqpjobs.cli.{cmd_name}"
+        with loading(module):
+            command: click.Command = import_module(module).command
         return command
-
-
-@contextmanager
-def loading() -> Generator[None]:
-    """While our modules are loaded: what they make stays, and to look it through for garbage takes a sixth of that.
-
-    Nor is it looked through later.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @click.group(
