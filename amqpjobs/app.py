@@ -6,15 +6,13 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from typing_extensions import Unpack
 
 from amqpjobs.batch import Batch, RegisterBatch, jobs_of, refuse_list
 from amqpjobs.beat.plan import CATCH_UP, GRACE, OVERLAP_LIMIT, Misfire, Overlap, Scheduled, TickOptions
 from amqpjobs.beat.schedule import Schedule
-from amqpjobs.beat.schedules import Schedules
-from amqpjobs.buffer import Buffer
 from amqpjobs.client import Client
 from amqpjobs.clock import Clock, Seconds, SystemClock, in_seconds
 from amqpjobs.context import JobContext
@@ -22,7 +20,7 @@ from amqpjobs.definitions import together
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
-from amqpjobs.handle import EnqueueOptions, JobHandle
+from amqpjobs.handle import BUFFER_BYTES, BUFFER_LIMIT, EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name, options_of
 from amqpjobs.levels import Levels
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware, SettleMiddleware
@@ -30,8 +28,11 @@ from amqpjobs.producer import Producer, drafts_of
 from amqpjobs.registry import HandlerOptions, Registry
 from amqpjobs.retry import RetryPolicy
 from amqpjobs.settings import Settings, load_settings
-from amqpjobs.tank import LIMIT, MAX_BYTES
 from amqpjobs.topology import Plan, Queue, Topology
+
+if TYPE_CHECKING:  # few apps need these: they are loaded when they are asked for
+    from amqpjobs.beat.schedules import Schedules
+    from amqpjobs.buffer import Buffer
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -146,7 +147,7 @@ class App(Generic[S]):
         self.effects: list[Effect] = []
         self._telemetry: dict[str, object] = {}
         self._scheduled: dict[str, Scheduled] = {}
-        self._schedules = Schedules(self, self._scheduled, self._client)
+        self._schedules: Schedules | None = None
         self._takes_schedules = takes_schedules
         self._lifespan = lifespan
         self._settings = settings
@@ -173,8 +174,12 @@ class App(Generic[S]):
         return self.registry.queues(self._queues)
 
     @property
-    def schedules(self) -> Schedules:
+    def schedules(self) -> "Schedules":
         """What this app declares to be scheduled, in order; and what sees and changes schedules at runtime."""
+        if self._schedules is None:
+            from amqpjobs.beat.schedules import Schedules
+
+            self._schedules = Schedules(self, self._scheduled, self._client)
         return self._schedules
 
     @property
@@ -376,13 +381,17 @@ class App(Generic[S]):
         """
         drafts_of(self).check(job, options)
 
-    def buffer(self, *, limit: int = LIMIT, max_bytes: int = MAX_BYTES, timeout: Seconds | None = None) -> Buffer:
+    def buffer(
+        self, *, limit: int = BUFFER_LIMIT, max_bytes: int = BUFFER_BYTES, timeout: Seconds | None = None
+    ) -> "Buffer":
         """A buffer in memory, for who may not wait: `async with app.buffer() as buffer`.
 
         It holds `limit` jobs at most, and `max_bytes` of their bodies and headers (64 MiB).
         Leaving the block waits for their confirms for `timeout` seconds at most (default: the
         setting `enqueue_timeout`, 5 s). See `Buffer` for what it promises, and what it does not.
         """
+        from amqpjobs.buffer import Buffer
+
         return Buffer(self, self._client, limit=limit, max_bytes=max_bytes, timeout=timeout)
 
     async def __aenter__(self) -> Self:

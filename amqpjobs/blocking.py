@@ -25,10 +25,9 @@ from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.engine import LAST_CALLS, Engine, leave_inherited, refuse_in_a_loop, start_engine
 from amqpjobs.envelope import new_id
 from amqpjobs.errors import EnqueueError, EnqueueManyError, EnqueueTimeoutError, UnconfirmedError
-from amqpjobs.handle import EnqueueOptions, JobHandle
+from amqpjobs.handle import BUFFER_BYTES, BUFFER_LIMIT, EnqueueOptions, JobHandle
 from amqpjobs.job import Job
 from amqpjobs.producer import Producing, drafts_of
-from amqpjobs.tank import LIMIT, MAX_BYTES
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -85,7 +84,7 @@ class BlockingClient:
         drafts_of(self._app).check(job, options)
 
     def buffer(
-        self, *, limit: int = LIMIT, max_bytes: int = MAX_BYTES, timeout: Seconds | None = None
+        self, *, limit: int = BUFFER_LIMIT, max_bytes: int = BUFFER_BYTES, timeout: Seconds | None = None
     ) -> BlockingBuffer:
         """A buffer in memory, for threads that may not wait; arguments are those of `App.buffer`.
 

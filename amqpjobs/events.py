@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, dataclass_transform
 
 from amqpjobs.envelope import Envelope
 from amqpjobs.outcome import Outcome
@@ -15,12 +15,26 @@ from amqpjobs.outcome import Outcome
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
 class Event:
-    """Base of all events."""
+    """Base of all events: frozen dataclasses, each made one when it first happens.
+
+    There are many, and a process sees few of them: to make them all takes as long as to connect ten times.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if "__dataclass_fields__" not in cls.__dict__:
+            _complete(cls)
+        return super().__new__(cls)
 
 
-@dataclass(frozen=True, slots=True)
+def _complete(kind: type[Event]) -> None:
+    """From the base on: a dataclass takes the fields of those above it that are dataclasses already."""
+    for each in reversed(kind.__mro__[:-1]):
+        if "__dataclass_fields__" not in each.__dict__:
+            dataclass(frozen=True)(each)
+
+
 class JobEnqueued(Event):
     """The broker confirmed a job. `delay` is how many seconds from now it may run."""
 
@@ -28,14 +42,12 @@ class JobEnqueued(Event):
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
 class JobParked(Event):
     """No queue is bound for the job yet; it waits in the parked queue."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
 class JobDropped(Event):
     """A buffer gave a job up. What `error` says of it may be that nobody knows whether it is queued."""
 
@@ -43,14 +55,12 @@ class JobDropped(Event):
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
 class JobStarted(Event):
     """A worker starts an attempt."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
 class JobEnded(Event):
     """An attempt has its outcome, and the broker has been told. `seconds` is how long it ran."""
 
@@ -59,7 +69,6 @@ class JobEnded(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class MessageDied(Event):
     """A message that could not be read as a job went to the dead letters."""
 
@@ -68,7 +77,6 @@ class MessageDied(Event):
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
 class SettleFailed(Event):
     """The broker could not be told the outcome; it is tried again after `pause`, or the job comes back."""
 
@@ -77,7 +85,6 @@ class SettleFailed(Event):
     pause: float | None
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
     """A connection is up. `role` says whose, `url` has no password; `is_again`: after one that was lost."""
 
@@ -87,7 +94,6 @@ class ConnectionOpened(Event):
     is_again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionLost(Event):
     """A connection was lost or could not be opened; the next try is after `pause` seconds."""
 
@@ -97,7 +103,6 @@ class ConnectionLost(Event):
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionBlocked(Event):
     """The broker takes no publications on a connection: it is short of memory or disk, as `reason` says.
 
@@ -109,7 +114,6 @@ class ConnectionBlocked(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionUnblocked(Event):
     """The broker takes publications again. `seconds` is how long it did not."""
 
@@ -118,7 +122,6 @@ class ConnectionUnblocked(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class TopologyDrifted(Event):
     """A queue has another value than ours in an argument that is safe to leave."""
 
@@ -128,14 +131,12 @@ class TopologyDrifted(Event):
     theirs: str
 
 
-@dataclass(frozen=True, slots=True)
 class ParkedReleased(Event):
     """Jobs that waited for their kind to be bound were let out."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
 class WorkerStarted(Event):
     """The worker consumes."""
 
@@ -144,7 +145,6 @@ class WorkerStarted(Event):
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True)
 class WorkerStopping(Event):
     """No new job is started; `running` still run, `returned` were handed back."""
 
@@ -152,14 +152,12 @@ class WorkerStopping(Event):
     returned: int
 
 
-@dataclass(frozen=True, slots=True)
 class WorkerStopped(Event):
     """All is settled. `cancelled` runs were cut short and handed back."""
 
     cancelled: int
 
 
-@dataclass(frozen=True, slots=True)
 class LimitReached(Event):
     """A process of workers stops by itself. `limit` is "max_jobs", "max_memory" or "burst".
 
@@ -170,7 +168,6 @@ class LimitReached(Event):
     value: int
 
 
-@dataclass(frozen=True, slots=True)
 class ProcessStarted(Event):
     """A supervisor started a worker process. `number` is its place, from 1."""
 
@@ -178,7 +175,6 @@ class ProcessStarted(Event):
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
 class ProcessEnded(Event):
     """A worker process ended. `seconds` is how long it consumed; the next one starts after `pause`, if not None."""
 
@@ -190,14 +186,12 @@ class ProcessEnded(Event):
     pause: float | None
 
 
-@dataclass(frozen=True, slots=True)
 class Reloading(Event):
     """A supervisor replaces its `count` worker processes, one by one."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
 class Reloaded(Event):
     """It has replaced `count` of `of`; the others stay as they are when a new one could not start."""
 
@@ -205,7 +199,6 @@ class Reloaded(Event):
     of: int
 
 
-@dataclass(frozen=True, slots=True)
 class SupervisorStopping(Event):
     """A supervisor asked its `count` worker processes to stop; `why` is None for a signal."""
 
@@ -213,7 +206,6 @@ class SupervisorStopping(Event):
     why: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class BeatStarted(Event):
     """A beat is there, and leads when nobody else does. `schedules` is how many the app has."""
 
@@ -221,7 +213,6 @@ class BeatStarted(Event):
     schedules: int
 
 
-@dataclass(frozen=True, slots=True)
 class BeatLeading(Event):
     """A beat leads. `begun` are the schedules that are new or have changed: nothing of their past is due."""
 
@@ -230,7 +221,6 @@ class BeatLeading(Event):
     begun: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
 class BeatDeposed(Event):
     """A beat leads no longer; `error` is None when it was stopped."""
 
@@ -238,7 +228,6 @@ class BeatDeposed(Event):
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
 class TickPublished(Event):
     """The broker confirmed the job of a tick, `late` seconds after its instant."""
 
@@ -248,7 +237,6 @@ class TickPublished(Event):
     late: float
 
 
-@dataclass(frozen=True, slots=True)
 class TickFailed(Event):
     """A tick could not be published, for the `failures`th time; it is tried again after `pause` seconds."""
 
@@ -260,7 +248,6 @@ class TickFailed(Event):
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
 class TicksSkipped(Event):
     """A schedule's ticks after `after` and up to `until` were left out, as its misfire policy says."""
 
@@ -269,7 +256,6 @@ class TicksSkipped(Event):
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
 class TicksOverlapped(Event):
     """A schedule's ticks after `after` and up to `until` were left out, as its overlap policy says.
 
@@ -282,7 +268,6 @@ class TicksOverlapped(Event):
     run: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
 class TickWaiting(Event):
     """A schedule is due while the run of `run` is not over: the latest tick that is due then will be published."""
 
@@ -290,7 +275,6 @@ class TickWaiting(Event):
     run: datetime
 
 
-@dataclass(frozen=True, slots=True)
 class TickFound(Event):
     """A tick was not published again: a copy of it, of an earlier try or another beat, had been started."""
 
@@ -299,7 +283,6 @@ class TickFound(Event):
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class RunOver(Event):
     """The job of the last tick, `run`, has ended, as a worker told. Of schedules that do not allow overlaps."""
 
@@ -307,7 +290,6 @@ class RunOver(Event):
     run: datetime
 
 
-@dataclass(frozen=True, slots=True)
 class RunPresumedOver(Event):
     """Nobody told of the end of the run of `run` within the schedule's `limit` (seconds)."""
 
@@ -316,14 +298,12 @@ class RunPresumedOver(Event):
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
 class TickDropped(Event):
     """A worker did not run this copy of a tick, because another one was started."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
 class RunNotTold(Event):
     """That a copy of a tick has `word` (started or ended) could not be told, or what was told before not be read.
 
@@ -335,7 +315,6 @@ class RunNotTold(Event):
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
 class ScheduleFailed(Event):
     """A schedule could not say when it is due next; it is asked again after `pause` seconds."""
 
@@ -344,14 +323,12 @@ class ScheduleFailed(Event):
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
 class ClockWentBack(Event):
     """Schedules had been settled until far in the future, by a wrong clock; they go on from now."""
 
     schedules: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
 class StateNotKept(Event):
     """What was published could not be written down; should the beat die now, it is published again.
 
@@ -363,7 +340,6 @@ class StateNotKept(Event):
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
 class ScheduleChanged(Event):
     """The leader did what it was told, and has written it down.
 
@@ -378,7 +354,6 @@ class ScheduleChanged(Event):
     job_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class ScheduleRefused(Event):
     """The leader did not do what it was told. `verb` and `schedule` are "" where the command could not be read."""
 
@@ -389,7 +364,6 @@ class ScheduleRefused(Event):
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
 class ScheduleLeftOut(Event):
     """A schedule that was added at runtime is kept, and not followed by this beat."""
 

@@ -15,6 +15,10 @@ from amqpjobs.wire import HeaderValue, maker_of
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
+#: How many jobs a buffer holds by default, and how many bytes of bodies and headers.
+BUFFER_LIMIT = 10_000
+BUFFER_BYTES = 64 * 1024 * 1024
+
 
 class EnqueueOptions(TypedDict, total=False):
     """The producer's side of the options; each wins over the job class and the settings.

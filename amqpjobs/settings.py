@@ -1,7 +1,8 @@
 """Settings, and the only room that reads the environment.
 
 A value comes from, in order: an argument in the code, an environment variable
-(`AMQPJOBS_<NAME>`), `[tool.amqpjobs]` in the nearest pyproject.toml, the default.
+(`AMQPJOBS_<NAME>`), `[tool.amqpjobs]` in the nearest pyproject.toml, the default. They are
+read here and not by pydantic-settings, which loads more than all of this package does.
 """
 
 import logging
@@ -9,17 +10,20 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    PyprojectTomlConfigSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
 )
 
 from amqpjobs.errors import SettingsError
@@ -28,6 +32,9 @@ DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 UNREADABLE = "<a URL that cannot be read>"
 #: Characters that a token for the health endpoint has at least.
 SHORTEST_TOKEN = 16
+PREFIX = "AMQPJOBS_"
+#: Folders above this one in which a pyproject.toml is looked for.
+DEPTH = 8
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -95,23 +102,17 @@ def _as_size(value: object) -> object:
     return size_of(value) if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of amqpjobs. Spans are seconds, sizes are bytes."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AMQPJOBS_",
-        pyproject_toml_table_header=("tool", "amqpjobs"),
-        pyproject_toml_depth=8,
-        extra="forbid",
-        frozen=True,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: Broker URL; several of one cluster, comma-separated, are tried in turn.
     url: Annotated[SecretStr, AfterValidator(_checked_urls)] = SecretStr(DEFAULT_URL)
     #: What the names of all our exchanges and queues begin with.
     namespace: Annotated[str, AfterValidator(_checked_namespace)] = "amqpjobs"
     #: Default TARGETs of the command line.
-    apps: Annotated[list[str], NoDecode, BeforeValidator(_as_list)] = Field(default_factory=list[str])
+    apps: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list[str])
     #: Whether producers and workers declare and bind; if not, they only look whether all is there.
     declare: bool = True
 
@@ -168,16 +169,10 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    @model_validator(mode="before")
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+    def _with_sources(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**_from_pyproject(), **_from_environment(cls.model_fields), **given}
 
     @property
     def process_count(self) -> int:
@@ -211,7 +206,31 @@ def load_settings(**given: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic validates what callers pass by name
     except ValidationError as error:
         raise SettingsError(_told(error)) from None
-    except Exception as error:  # a pyproject.toml that is no TOML, a source that cannot be parsed
+
+
+def _from_environment(names: Iterable[str]) -> dict[str, Any]:
+    """What variables say of these settings, whatever their case."""
+    known = {f"{PREFIX}{name}".upper(): name for name in names}
+    return {known[key.upper()]: value for key, value in os.environ.items() if key.upper() in known}
+
+
+def _from_pyproject() -> dict[str, Any]:
+    """`[tool.amqpjobs]` of the pyproject.toml in this folder, or in the next one above. Raises SettingsError."""
+    here = Path.cwd()
+    for folder in (here, *here.parents[:DEPTH]):
+        file = folder / "pyproject.toml"
+        if file.is_file():
+            return _table_of(file)
+    return {}
+
+
+def _table_of(file: Path) -> dict[str, Any]:
+    import tomllib  # where services run there is often no such file
+
+    try:
+        whole: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return dict(whole.get("tool", {}).get("amqpjobs", {}))
+    except Exception as error:  # it is no TOML, it must not be read, what should be a table is none
         raise SettingsError(f"The settings cannot be read: {error}") from None
 
 

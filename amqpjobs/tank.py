@@ -33,9 +33,6 @@ from amqpjobs.wire import table_size
 
 R = TypeVar("R")
 
-#: How many jobs a buffer holds, and how many bytes of bodies and headers.
-LIMIT = 10_000
-MAX_BYTES = 64 * 1024 * 1024
 #: Jobs sent at once; all are confirmed before the next ones, which keeps their order.
 WINDOW = 200
 #: Seconds between two looks for jobs that expired.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import cast
 
-from benchmarks.contenders.place import KINDS, Contender, Kind
+from benchmarks.contenders.place import KINDS, Contender, Kind, Working
 
 NAMES = (
     "ours",
@@ -24,7 +24,7 @@ NAMES = (
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("name", choices=NAMES)
-    words.add_argument("verb", choices=["prepare", "enqueue", "each", "work"])
+    words.add_argument("verb", choices=["prepare", "enqueue", "each", "command", "work"])
     words.add_argument("--kind", choices=KINDS, default="nothing")
     words.add_argument("--count", type=int, default=1)
     words.add_argument("--rate", type=float, default=0.0, help="jobs a second; 0: as fast as it goes")
@@ -40,8 +40,10 @@ def main() -> None:
             sys.stdout.write(json.dumps(asdict(contender.enqueue(kind, given.count))))
         case "each":
             sys.stdout.write(json.dumps(asdict(contender.enqueue_each(kind, given.count, given.rate))))
+        case "command":
+            sys.stdout.write(json.dumps(contender.command(kind, given.processes, given.concurrency)))
         case _:
-            contender.work(kind, given.processes, given.concurrency)
+            cast("Working", contender).work(given.processes, given.concurrency)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ class Session:
         return channel
 
     @contextlib.asynccontextmanager
-    async def scratch(self) -> AsyncGenerator[Channel]:
+    async def scratch(self, *, confirms: bool = True) -> AsyncGenerator[Channel]:
         """A channel that may be lost: declares that are refused close theirs, and no other."""
-        channel = await self._open(confirms=True)
+        channel = await self._open(confirms=confirms)
         try:
             yield channel
         finally:

@@ -11,13 +11,13 @@ AMQP has no way to list bindings, and none to ask for one: they are bound again,
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Iterator, Sequence
 from typing import Self
 
 import aiormq.exceptions
 from aiormq.channel import Channel
 
-from amqpjobs.amqp.connection import Session
+from amqpjobs.amqp.connection import Session, closing_of
 from amqpjobs.comparison import Comparison, Drift, QueueState, surely_missing
 from amqpjobs.errors import AccessRefusedError, BrokerError, BrokerUnavailableError, TopologyMismatchError
 from amqpjobs.events import Events, TopologyDrifted
@@ -38,6 +38,9 @@ _AWAY = re.compile(r"is down or inaccessible|due to timeout|is stopped by superv
 #: messages and no consumers (3.10), and how often such an answer is doubted.
 UNANSWERED, ASKS = 0.25, 8
 _NOTHING = QueueState(0, 0)
+#: Binds that are sent without waiting for each. Fewer than the client library holds for a connection (10): when that
+#: is full, it drops what it must say to a channel that is closed, and the channel's number is lost.
+AT_ONCE = 8
 
 
 class Declarer:
@@ -52,8 +55,9 @@ class Declarer:
         if not declares:
             await self.require(session, plan)
             return
-        await self.infrastructure(session)
-        await self.plan(session, plan)
+        async with _Desk(session) as desk:
+            await self._infrastructure(desk)
+            await self._plan(desk, plan)
 
     async def require(self, session: Session, plan: Plan) -> None:
         """Raise TopologyMismatchError unless the infrastructure and all of a plan are there. Declares nothing."""
@@ -71,23 +75,13 @@ class Declarer:
 
     async def infrastructure(self, session: Session, *, again: bool = False) -> None:
         """What all apps share, unless its marker says that it is all there; `again` mends it all the same."""
-        if not again and await self.exchange_exists(session, self._topology.marker.name):
-            return
-        await self.plan(session, self._topology.infrastructure())
-        await self.plan(session, Plan(exchanges=[self._topology.marker]))
+        async with _Desk(session) as desk:
+            await self._infrastructure(desk, again=again)
 
     async def plan(self, session: Session, plan: Plan) -> None:
         """All of a plan, in its order."""
         async with _Desk(session) as desk:
-            for exchange in plan.exchanges:
-                if not (exchange.adopted and await self._has_exchange(desk, exchange.name)):
-                    await self._exchange(desk, exchange)
-            for queue in plan.queues:
-                await self._queue(desk, queue)
-            for binding in plan.bindings:
-                await self._bind(desk, binding)
-            for binding in plan.stale:
-                await self._unbind(desk, binding)
+            await self._plan(desk, plan)
 
     async def missing(self, session: Session, plan: Plan) -> list[str]:
         """Exchanges and queues of a plan that are not there. Those that are, are compared; nothing is made."""
@@ -228,6 +222,35 @@ class Declarer:
 
     # What is made
 
+    async def _infrastructure(self, desk: "_Desk", *, again: bool = False) -> None:
+        if not again and await self._has_exchange(desk, self._topology.marker.name):
+            return
+        await self._plan(desk, self._topology.infrastructure())
+        await self._plan(desk, Plan(exchanges=[self._topology.marker]))
+
+    async def _plan(self, desk: "_Desk", plan: Plan) -> None:
+        for exchange in plan.exchanges:
+            if not (exchange.adopted and await self._has_exchange(desk, exchange.name)):
+                await self._exchange(desk, exchange)
+        for queue in plan.queues:
+            await self._queue(desk, queue)
+        await self._bind_all(desk, plan.bindings)
+        for binding in plan.stale:  # AMQP has no way to unbind without an answer
+            await self._unbind(desk, binding)
+
+    async def _bind_all(self, desk: "_Desk", bindings: Sequence[Binding]) -> None:
+        """Some at a time, with one answer for those: the last one's, since a channel does one after the other."""
+        for some in _batched(bindings):
+            channel = await desk.channel()
+            try:
+                for binding in some[:-1]:
+                    await _send_bind(channel, binding)
+                await _bound(channel, some[-1])
+            except (aiormq.exceptions.ChannelClosed, aiormq.exceptions.ChannelInvalidStateError):
+                await asyncio.wait([closing_of(channel)])  # it may only be about to close, and take another bind
+                for binding in some:  # again, to be told which one was refused
+                    await self._bind(desk, binding)
+
     async def _exchange(self, desk: "_Desk", spec: ExchangeSpec) -> None:
         if (drift := await self._try_exchange(desk, spec)) is not None:
             raise drift.error()
@@ -262,9 +285,8 @@ class Declarer:
 
     async def _bind(self, desk: "_Desk", binding: Binding) -> None:
         channel = await desk.channel()
-        bind = channel.exchange_bind if binding.to_exchange else channel.queue_bind
         try:
-            await bind(binding.destination, binding.source, binding.key)
+            await _bound(channel, binding)
         except aiormq.exceptions.ChannelClosed as error:
             raise _unbound(error, binding) from error
 
@@ -292,8 +314,24 @@ class _Desk:
 
     async def channel(self) -> Channel:
         if self._channel is None or self._channel.is_closed:
-            self._channel = await self._stack.enter_async_context(self._session.scratch())
+            self._channel = await self._stack.enter_async_context(self._session.scratch(confirms=False))
         return self._channel
+
+
+def _batched(bindings: Sequence[Binding]) -> Iterator[Sequence[Binding]]:
+    for first in range(0, len(bindings), AT_ONCE):
+        yield bindings[first : first + AT_ONCE]
+
+
+async def _bound(channel: Channel, binding: Binding) -> None:
+    bind = channel.exchange_bind if binding.to_exchange else channel.queue_bind
+    await bind(binding.destination, binding.source, binding.key)
+
+
+async def _send_bind(channel: Channel, binding: Binding) -> None:
+    """No answer comes; when it is refused, the channel closes."""
+    bind = channel.exchange_bind if binding.to_exchange else channel.queue_bind
+    await bind(binding.destination, binding.source, binding.key, nowait=True)
 
 
 @contextlib.contextmanager

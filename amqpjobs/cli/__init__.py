@@ -1,5 +1,7 @@
 """The command line. Each command's module is imported when it is used, so that `--help` answers at once.
 
+What shows help is imported for that alone (`help.py`): it takes longer than a command's own words.
+
 Exit codes: 0 ok, 1 failed, 2 usage, 3 import, 4 broker, 5 topology mismatch, 6 unclean shutdown, 7 nobody answers.
 """
 
@@ -8,9 +10,9 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
-from rich_click import RichCommand, RichGroup
 
 from amqpjobs import __version__
+from amqpjobs.cli.command import Command, Group, loading
 
 #: Command, the module it lives in, and the line `--help` shows for it.
 COMMANDS = {
@@ -28,7 +30,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(RichGroup):
+class LazyGroup(Group):
     """A group that knows its commands by name and imports one when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -38,8 +40,10 @@ class LazyGroup(RichGroup):
         if cmd_name not in COMMANDS:
             return None
         if "--help" in sys.argv[1:2] or len(sys.argv) == 1:  # the list needs no more than the lines above
-            return RichCommand(name=cmd_name, short_help=COMMANDS[cmd_name])
-        command: click.Command = import_module(f"amqpjobs.cli.{cmd_name}").command
+            return Command(name=cmd_name, short_help=COMMANDS[cmd_name])
+        module = f"amqpjobs.cli.{cmd_name}"
+        with loading(module):
+            command: click.Command = import_module(module).command
         return command
 
 
@@ -61,6 +65,9 @@ def main() -> NoReturn:
     """The entry point: runs a command and turns what went wrong into words and an exit code."""
     try:
         result: object = cli(prog_name="amqpjobs", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.message, color=True)  # as `--help` prints it
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

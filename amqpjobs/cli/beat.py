@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.beat import Beat
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import load_apps, run_async
 from amqpjobs.cli.health import health_option, run_shift
 from amqpjobs.logs import log_events, set_up_logging
@@ -16,7 +16,7 @@ from amqpjobs.worker.ending import Limits
 from amqpjobs.worker.shift import Shift
 
 
-@click.command("beat", cls=RichCommand, short_help="Enqueue the jobs of services' schedules.")
+@click.command("beat", cls=Command, short_help="Enqueue the jobs of services' schedules.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @health_option
 def command(targets: tuple[str, ...], health: str | None) -> int:

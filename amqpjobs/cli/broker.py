@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
-from amqpjobs.cli.common import out, run_async
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
 from amqpjobs.devbroker import Broker
 from amqpjobs.logs import set_up_logging
@@ -41,7 +42,7 @@ def _host(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return HOST if value == "localhost" else value
 
 
-@click.command("broker", cls=RichCommand, short_help="A broker in memory, for development.")
+@click.command("broker", cls=Command, short_help="A broker in memory, for development.")
 @click.option("--host", default=HOST, show_default=True, callback=_host, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="The port; 0: any free one."

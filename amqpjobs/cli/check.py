@@ -6,19 +6,20 @@ from typing import Any
 import click
 from rich.table import Table
 from rich.text import Text
-from rich_click import RichCommand
 
 from amqpjobs.amqp.connection import open_session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.app import App
-from amqpjobs.cli.common import load_apps, out, run_async
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
 from amqpjobs.events import TopologyDrifted
 from amqpjobs.job import options_of
 from amqpjobs.settings import masked
 
 
-@click.command("check", cls=RichCommand, short_help="Import services, verify the broker, and show what would run.")
+@click.command("check", cls=Command, short_help="Import services, verify the broker, and show what would run.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--no-broker", is_flag=True, help="Only import and register; do not connect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

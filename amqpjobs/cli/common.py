@@ -11,8 +11,6 @@ from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from amqpjobs.app import App
 from amqpjobs.errors import (
@@ -34,9 +32,6 @@ Contract = tuple[App[Any], type[Job[Any]]]
 _HERE = os.path.dirname(__file__)
 
 FAILED, USAGE, IMPORT, BROKER, TOPOLOGY, UNCLEAN = 1, 2, 3, 4, 5, 6
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 NO_BROKER = """\
 Nobody said where the broker is, so the default address was tried. For development, without any installation:
@@ -144,7 +139,7 @@ def told_and_coded(error: Exception) -> int:
         return FAILED
     _complain(str(error))
     if _is_broker_away(error) and not load_settings().names_broker:
-        err.print(NO_BROKER, markup=False)
+        _print(NO_BROKER)
     match error:
         case TargetError() | DefinitionError():
             return IMPORT
@@ -164,7 +159,9 @@ def _is_broker_away(error: Exception) -> bool:
 
 
 def _complain(text: str) -> None:
-    err.print(Text.assemble(("Error: ", "bold red"), "\n".join(printable(line) for line in text.splitlines())))
+    from rich.text import Text  # see _print
+
+    _print(Text.assemble(("Error: ", "bold red"), "\n".join(printable(line) for line in text.splitlines())))
 
 
 def _imported(name: str, target: str) -> ModuleType:
@@ -197,4 +194,11 @@ def _show_traceback(error: BaseException) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if "importlib" not in frame.filename and _HERE not in frame.filename]
     lines = traceback.format_list(theirs) + traceback.format_exception_only(error)
-    err.print("".join(lines).rstrip(), markup=False)
+    _print("".join(lines).rstrip())
+
+
+def _print(words: object) -> None:
+    # Loaded by who has something to say: a worker that starts well does not wait for it.
+    from amqpjobs.cli.console import err
+
+    err.print(words, markup=False)

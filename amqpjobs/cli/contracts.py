@@ -14,10 +14,11 @@ from typing import cast
 
 import click
 from rich.text import Text
-from rich_click import RichCommand, RichGroup
 
 from amqpjobs.asyncapi import asyncapi
-from amqpjobs.cli.common import FAILED, Contract, TargetError, load_contracts, out
+from amqpjobs.cli.command import Command, Group
+from amqpjobs.cli.common import FAILED, Contract, TargetError, load_contracts
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps, loads, pretty
 from amqpjobs.contracts import Contracts, Finding, Severity, compared, exported, read
 from amqpjobs.job import options_of
@@ -32,7 +33,7 @@ _STYLES = {
 _EXPORT = "import sys; sys.path.insert(0, sys.argv[1]); from amqpjobs.cli import contracts; contracts.export_there()"
 
 
-@click.group("contracts", cls=RichGroup, short_help="What job classes promise on the wire.")
+@click.group("contracts", cls=Group, short_help="What job classes promise on the wire.")
 def command() -> None:
     """What job classes promise on the wire: write it down, and compare it.
 
@@ -42,7 +43,7 @@ def command() -> None:
     """
 
 
-@command.command("export", cls=RichCommand)
+@command.command("export", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option(
     "--format",
@@ -76,7 +77,7 @@ def export(targets: tuple[str, ...], layout: str, output: Path | None) -> None:
     out.print(Text.assemble(("wrote ", "green"), f"{output}: {', '.join(each.kind for each in document.contracts)}"))
 
 
-@command.command("check", cls=RichCommand)
+@command.command("check", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--against", required=True, metavar="REF|FILE", help="A git commit, branch or tag, or an exported file.")
 @click.option("--lenient", is_flag=True, help="What nobody can tell is a warning.")

@@ -15,13 +15,13 @@ from typing import Any
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.beat import Beat
 from amqpjobs.cli.broker import HOST, PORT, PROFILE, PROFILES, Listening, embedded
 from amqpjobs.cli.changes import NotWatchedError, places_of, watching
 from amqpjobs.cli.check import describe, show
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import (
     IMPORT,
     TOPOLOGY,
@@ -30,9 +30,9 @@ from amqpjobs.cli.common import (
     find_modules_here,
     load_apps,
     names_of,
-    out,
     run_async,
 )
+from amqpjobs.cli.console import out
 from amqpjobs.cli.example import example_of
 from amqpjobs.cli.narrator import Narrator
 from amqpjobs.cli.whereabouts import Found, Nowhere, find_broker
@@ -62,7 +62,7 @@ class Site:
     prefix: str
 
 
-@click.command("dev", cls=RichCommand, short_help="Work while you write.")
+@click.command("dev", cls=Command, short_help="Work while you write.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, 10_000), help="Jobs at once, for each TARGET. [default: 10]"

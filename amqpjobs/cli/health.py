@@ -3,14 +3,8 @@
 import click
 from pydantic import SecretStr
 
-from amqpjobs.clock import SystemClock
-from amqpjobs.health.asking import HERE
-from amqpjobs.health.crew import Crew
-from amqpjobs.health.endpoint import HealthEndpoint, serving
-from amqpjobs.health.pulse import Pulse
 from amqpjobs.worker.shift import Shift
 from amqpjobs.worker.supervised import Supervised
-from amqpjobs.worker.supervisor import Supervisor
 
 health_option = click.option(
     "--health",
@@ -24,23 +18,17 @@ async def run_shift(shift: Shift, address: str | None, token: SecretStr | None, 
     """Run it, and tell how it is if there is an address for that; who is supervised tells its supervisor's endpoint."""
     if address is None:
         return await shift.run()
+    # A server, and metrics: most processes start without.
+    from amqpjobs.health.asking import HERE
+    from amqpjobs.health.endpoint import HealthEndpoint
+
     own = address if link is None else f"{HERE}:0"
-    async with HealthEndpoint(shift, address=own, token=_secret(token)) as endpoint:
+    async with HealthEndpoint(shift, address=own, token=secret_of(token)) as endpoint:
         if link is not None:
             link.say_port(endpoint.port)
         return await shift.run()
 
 
-async def run_supervisor(supervisor: Supervisor, address: str | None, token: SecretStr | None) -> int:
-    """Run it, and tell how its processes are if there is an address for that."""
-    if address is None:
-        return await supervisor.run()
-    clock, secret = SystemClock(), _secret(token)
-    pulse = Pulse(clock, lambda: None)
-    crew = Crew(supervisor, pulse, secret, clock)
-    async with serving(crew, pulse, address=address, token=secret, clock=clock):
-        return await supervisor.run()
-
-
-def _secret(token: SecretStr | None) -> str | None:
+def secret_of(token: SecretStr | None) -> str | None:
+    """The token as it is compared."""
     return None if token is None else token.get_secret_value()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from amqpjobs.cli.common import out
+from amqpjobs.cli.console import out
 from amqpjobs.events import Events, ProcessEnded, Reloaded, Reloading, SupervisorStopping
 from amqpjobs.logs import printable
 

@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import load_apps, load_contracts
 from amqpjobs.cli.session import vhost_of
 from amqpjobs.codec import dumps
@@ -33,7 +33,7 @@ from amqpjobs.topology import Topology
 Needed = dict[tuple[str, str], Permissions]
 
 
-@click.command("permissions", cls=RichCommand)
+@click.command("permissions", cls=Command)
 @click.argument("role", type=click.Choice([role.value for role in Role]))
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--user", metavar="NAME", help="The RabbitMQ user. [default: the one in AMQPJOBS_URL]")

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
 from amqpjobs.amqp.connection import Session
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.app import App
-from amqpjobs.cli.common import FAILED, load_apps, out, run_async
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import FAILED, load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.session import connected
 from amqpjobs.errors import DefinitionError, TopologyMismatchError
 from amqpjobs.job import check_name
@@ -31,7 +32,7 @@ class Wish:
     with_messages: bool
 
 
-@click.command("prune", cls=RichCommand)
+@click.command("prune", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("-q", "--queue", "queues", multiple=True, required=True, metavar="NAME", help="May be given again.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only unbind this kind from the queue.")

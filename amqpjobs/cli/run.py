@@ -1,22 +1,20 @@
 """`amqpjobs run`: a worker process, or several with a supervisor."""
 
-import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
-from rich_click import RichCommand
 
-from amqpjobs.cli.beat import beats_of
-from amqpjobs.cli.common import IMPORT, TOPOLOGY, UNCLEAN, USAGE, load_apps, run_async
-from amqpjobs.cli.health import health_option, run_shift, run_supervisor
-from amqpjobs.clock import SystemClock
-from amqpjobs.events import Events
+from amqpjobs.app import App
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import UNCLEAN, load_apps, run_async
+from amqpjobs.cli.health import health_option, run_shift
 from amqpjobs.logs import log_events, set_up_logging
-from amqpjobs.settings import Settings, load_settings, size_of
+from amqpjobs.settings import load_settings, size_of
 from amqpjobs.worker import Worker
 from amqpjobs.worker.ending import Limits
-from amqpjobs.worker.shift import Shift
+from amqpjobs.worker.shift import Companion, Shift
 from amqpjobs.worker.supervised import Supervised
-from amqpjobs.worker.supervisor import Supervisor, interpreter
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -26,7 +24,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("run", cls=RichCommand, short_help="Work off the jobs of services.")
+@click.command("run", cls=Command, short_help="Work off the jobs of services.")
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, 10_000), help="Jobs at once, for each TARGET. [default: 10]"
@@ -107,6 +105,8 @@ def command(
     settings = load_settings()
     count = processes or settings.worker_processes
     if count is not None and supervised is None:
+        from amqpjobs.cli.supervision import supervise  # the worker processes themselves need nothing of it
+
         grace = settings.grace if drain_timeout is None else drain_timeout
         return supervise(count, settings, grace, health or settings.health)
     link = None if supervised is None else Supervised(*supervised)
@@ -120,28 +120,12 @@ def command(
         Worker(app, concurrency=concurrency, queues=queues or None, strict=strict, grace=drain_timeout) for app in apps
     ]
     limits = Limits(max_jobs or settings.max_jobs, max_memory or settings.max_memory, burst)
-    beats = beats_of(apps) if has_beat else []
-    shift = Shift(workers, apps[0].clock, limits, link, beside=beats)
+    shift = Shift(workers, apps[0].clock, limits, link, beside=_beats_of(apps) if has_beat else [])
     cut_short = run_async(run_shift(shift, health or settings.health, settings.health_token, link))
     return UNCLEAN if cut_short else 0
 
 
-def supervise(count: int, settings: Settings, grace: float, health: str | None) -> int:
-    """Have processes work that get the same arguments as we; the exit code. No service is imported here."""
-    set_up_logging(settings)
-    events = Events()
-    log_events(events)
-    supervisor = Supervisor(
-        _command_of,
-        count=count,
-        clock=SystemClock(),
-        events=events,
-        grace=grace,
-        hopeless=frozenset({USAGE, IMPORT, TOPOLOGY}),
-        unclean=UNCLEAN,
-    )
-    return run_async(run_supervisor(supervisor, health, settings.health_token))
+def _beats_of(apps: Sequence[App[Any]]) -> Sequence[Companion]:
+    from amqpjobs.cli.beat import beats_of  # a worker alone knows nothing of schedules
 
-
-def _command_of(number: int, fd: int) -> list[str]:
-    return [*interpreter(), "run", "--supervised", str(fd), str(number), *sys.argv[2:]]
+    return beats_of(apps)

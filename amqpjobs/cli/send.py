@@ -6,16 +6,17 @@ from typing import Any, cast
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import contract_of, load_contracts, out, run_async
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import contract_of, load_contracts, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps, job_from, loads
 from amqpjobs.handle import EnqueueOptions, JobHandle
 from amqpjobs.job import Job, hint
 
 
-@click.command("send", cls=RichCommand, short_help="Enqueue one job.")
+@click.command("send", cls=Command, short_help="Enqueue one job.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET] KIND [FIELD=VALUE…]")
 @click.option("-d", "--data", metavar="JSON", help="The whole payload; - reads it from standard input.")
 @click.option("--delay", type=click.FloatRange(0), metavar="SECONDS", help="Not before so long from now.")

@@ -6,8 +6,8 @@ For probes, which start it every few seconds: nothing of the service is imported
 import asyncio
 
 import click
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.clock import SystemClock
 from amqpjobs.health.asking import Answer, ask, reachable
 from amqpjobs.settings import Settings, load_settings, place_of
@@ -17,7 +17,7 @@ NOT_READY, NOBODY = 1, 7
 WITHIN = 5.0
 
 
-@click.command("status", cls=RichCommand, short_help="Whether a worker or beat process is ready.")
+@click.command("status", cls=Command, short_help="Whether a worker or beat process is ready.")
 @click.option("--health", metavar="ADDRESS", help="Where it tells its health, as 127.0.0.1:8080. [AMQPJOBS_HEALTH]")
 @click.option("--live", is_flag=True, help="Only whether its event loop turns: if not, it must be restarted.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine to read.")

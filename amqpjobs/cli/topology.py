@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 from rich.text import Text
-from rich_click import RichCommand, RichGroup
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import FAILED, TOPOLOGY, load_apps, out, run_async
+from amqpjobs.cli.command import Command, Group
+from amqpjobs.cli.common import FAILED, TOPOLOGY, load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.permissions import permissions
 from amqpjobs.cli.prune import prune
 from amqpjobs.cli.session import connected, vhost_of, whole
@@ -25,7 +26,7 @@ from amqpjobs.topology import Arguments, Binding, Plan
 SHOWN = 6
 
 
-@click.group("topology", cls=RichGroup, short_help="Exchanges, queues and bindings.")
+@click.group("topology", cls=Group, short_help="Exchanges, queues and bindings.")
 def command() -> None:
     """Exchanges, queues and bindings of services."""
 
@@ -37,7 +38,7 @@ command.add_command(prune)
 # Show
 
 
-@command.command("show", cls=RichCommand)
+@command.command("show", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--all", "is_all", is_flag=True, help="Also what all services share: the delay levels and the like.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
@@ -106,7 +107,7 @@ def _key(key: str) -> str:
 # Check
 
 
-@command.command("check", cls=RichCommand)
+@command.command("check", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(targets: tuple[str, ...], as_json: bool) -> int:
@@ -213,7 +214,7 @@ def _some(names: Sequence[str]) -> str:
 # Apply
 
 
-@command.command("apply", cls=RichCommand)
+@command.command("apply", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 def apply(targets: tuple[str, ...], dry_run: bool) -> None:
@@ -266,7 +267,7 @@ def _announce(app: App[Any], plan: Plan, found: Comparison, will: str) -> None:
 # Export
 
 
-@command.command("export", cls=RichCommand)
+@command.command("export", cls=Command)
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 def export(targets: tuple[str, ...]) -> None:
     """Print RabbitMQ definitions of all that services need, for a broker on which they may declare nothing.

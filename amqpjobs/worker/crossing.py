@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -48,7 +49,6 @@ LENGTHS = struct.Struct("!IQ")
 #: Of a log line's text and of each of its fields, in bytes.
 LOG_BUDGET = 64 * 1024
 
-_ENVELOPE = TypeAdapter(Envelope)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -67,7 +67,12 @@ def job_frame(envelope: Envelope) -> Frame:
 
 def envelope_of(frame: Frame) -> Envelope:
     head, body = frame
-    return _ENVELOPE.validate_python(head["envelope"]).evolve(payload=body)
+    return _envelope_type().validate_python(head["envelope"]).evolve(payload=body)
+
+
+@cache
+def _envelope_type() -> TypeAdapter[Envelope]:
+    return TypeAdapter(Envelope)  # when a child first needs it: no worker does
 
 
 def outcome_frame(outcome: Outcome, job: type[Job[Any]]) -> Frame:

@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from multiprocessing import spawn
 from types import ModuleType
 from typing import cast
 
@@ -23,6 +22,8 @@ def introduction(app: object, registry: Registry) -> Head:
     handlers = [each for each in registry.handlers if each.run_in == "process"]
     modules = _modules_of(handlers)
     place = place_of(app, modules)
+    from multiprocessing import spawn  # for who has process handlers
+
     prepared = spawn.get_preparation_data("amqpjobs")
     names = [name for name in ("init_main_from_name", "init_main_from_path") if name in prepared]
     main: dict[str, object] = {name: prepared[name] for name in names}

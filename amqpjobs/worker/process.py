@@ -19,7 +19,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from itertools import count
-from multiprocessing import spawn
 from typing import Any
 
 from amqpjobs.clock import Clock
@@ -202,6 +201,8 @@ class Child:
     # The process
 
     def _spawn(self, heard: socket.socket, said: socket.socket) -> None:
+        from multiprocessing import spawn  # most workers never have a child
+
         found: list[str] = [*spawn.get_command_line()[:-3], "-c", _PROGRAM]
         fds = [heard.fileno(), said.fileno()]
         self._process = subprocess.Popen(

@@ -9,7 +9,6 @@ ends the process.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -99,6 +98,8 @@ def _set_off_alarm_with(number: signal.Signals) -> None:
     signal's number, 3 for SIGQUIT, it sets the alarm in so many seconds. No line of Python runs.
     Not SIGKILL at once: nothing could be handed back.
     """
+    import ctypes  # only a supervised process needs it, and all load this module
+
     library = ctypes.CDLL(None)
     library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
     library.signal.restype = ctypes.c_void_p

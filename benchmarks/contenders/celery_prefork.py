@@ -64,13 +64,12 @@ def enqueue_each(kind: Kind, count: int, rate: float) -> Took:
     return blocking(lambda each: task.delay(each, TEXT, sent_at(kind)), count, rate)
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
-    run_worker("prefork", processes, 100)
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
+    return command_of("prefork", processes, 100)
 
 
-def run_worker(pool: str, size: int, multiplier: int) -> None:
-    """Replaces this process."""
-    os.environ["BENCHMARK_PREFETCH"] = str(multiplier)
+def command_of(pool: str, size: int, multiplier: int) -> list[str]:
     lean = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
     this = f"{__package__}.celery_prefork"
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", this, "worker", f"-P{pool}", f"-c{size}", *lean])
+    run = [sys.executable, "-m", "celery", "-A", this, "worker", f"-P{pool}", f"-c{size}", *lean]
+    return ["env", f"BENCHMARK_PREFETCH={multiplier}", *run]

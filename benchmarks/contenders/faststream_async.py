@@ -8,7 +8,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from pydantic import BaseModel
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute, own_command
 from benchmarks.tally import ran
 
 
@@ -51,7 +51,11 @@ async def _publish(broker: RabbitBroker, kind: Kind, number: int) -> Any:
     return await broker.publish(order, queue, persist=True, mandatory=True)
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
+    return own_command(__name__, processes, concurrency)
+
+
+def work(processes: int, concurrency: int) -> None:
     """Its own command does the same with several processes."""
     in_processes(processes, _work, concurrency)
 

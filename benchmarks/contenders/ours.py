@@ -115,8 +115,7 @@ def enqueue_each(kind: Kind, count: int, rate: float) -> Took:
     return asyncio.run(send())
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
-    os.environ["AMQPJOBS_LOG_LEVEL"] = "WARNING"  # as for all others: no line for each job
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
     several = ["--processes", str(processes)] if processes > 1 else []
-    command = [sys.executable, "-m", "amqpjobs", "run", f"{__name__}:app", "--concurrency", str(concurrency), *several]
-    os.execv(command[0], command)
+    run = [sys.executable, "-m", "amqpjobs", "run", f"{__name__}:app", "--concurrency", str(concurrency), *several]
+    return ["env", "AMQPJOBS_LOG_LEVEL=WARNING", *run]  # as for all others: no line for each job

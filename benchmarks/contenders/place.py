@@ -1,6 +1,7 @@
 """Where jobs go, and what they are: the same for all."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -23,6 +24,13 @@ def compute() -> None:
     sum(range(50_000))
 
 
+def own_command(module: str, processes: int, concurrency: int) -> list[str]:
+    """Where a client has no command: its `work`, as a process."""
+    name = module.rpartition(".")[2]
+    size = ["--processes", str(processes), "--concurrency", str(concurrency)]
+    return [sys.executable, "-m", "benchmarks.contender", name, "work", *size]
+
+
 class Contender(Protocol):
     """What each of the modules offers."""
 
@@ -38,6 +46,14 @@ class Contender(Protocol):
         """Each confirmed before the next, or so many a second. One more, to connect."""
         ...
 
-    def work(self, kind: Kind, processes: int, concurrency: int) -> None:
-        """Run a worker until SIGTERM, fit for jobs of this kind; may replace the process."""
+    def command(self, kind: Kind, processes: int, concurrency: int) -> list[str]:
+        """What starts a worker, which runs until SIGTERM and is fit for jobs of this kind."""
+        ...
+
+
+class Working(Protocol):
+    """What those offer whose worker has no command of its own."""
+
+    def work(self, processes: int, concurrency: int) -> None:
+        """Run a worker until SIGTERM."""
         ...

@@ -9,7 +9,7 @@ import orjson
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute, own_command
 from benchmarks.tally import ran
 
 
@@ -50,7 +50,11 @@ async def _publish(channel: AbstractChannel, kind: Kind, number: int) -> None:
     await channel.default_exchange.publish(message, QUEUE)
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
+    return own_command(__name__, processes, concurrency)
+
+
+def work(processes: int, concurrency: int) -> None:
     in_processes(processes, _work, concurrency)
 
 

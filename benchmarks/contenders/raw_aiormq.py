@@ -10,7 +10,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 
 from benchmarks.contenders.pace import Took, at_once, in_processes, one_by_one, sent_at
-from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute
+from benchmarks.contenders.place import QUEUE, TEXT, URL, WAIT, Kind, compute, own_command
 from benchmarks.tally import ran
 
 
@@ -52,7 +52,11 @@ async def _publish(channel: AbstractChannel, kind: Kind, number: int) -> None:
     await channel.basic_publish(body, routing_key=QUEUE, properties=Basic.Properties(delivery_mode=2))
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
+    return own_command(__name__, processes, concurrency)
+
+
+def work(processes: int, concurrency: int) -> None:
     in_processes(processes, _work, concurrency)
 
 

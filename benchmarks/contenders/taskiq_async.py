@@ -74,8 +74,7 @@ def enqueue_each(kind: Kind, count: int, rate: float) -> Took:
     return asyncio.run(send())
 
 
-def work(kind: Kind, processes: int, concurrency: int) -> None:
-    os.environ["BENCHMARK_PREFETCH"] = str(concurrency)
+def command(kind: Kind, processes: int, concurrency: int) -> list[str]:
     at_most = ["--workers", str(processes), "--max-async-tasks", str(concurrency), "--ack-type", "when_executed"]
-    command = [sys.executable, "-m", "taskiq", "worker", f"{__name__}:broker", *at_most, "--log-level", "WARNING"]
-    os.execv(command[0], command)
+    run = [sys.executable, "-m", "taskiq", "worker", f"{__name__}:broker", *at_most, "--log-level", "WARNING"]
+    return ["env", f"BENCHMARK_PREFETCH={concurrency}", *run]

@@ -1,6 +1,7 @@
 """What a job costs: one delivery and at most one ack on the wire, and at most one task of ours in the process."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
@@ -8,11 +9,15 @@ from typing import Any, TypeVar
 import pytest
 
 from amqpjobs import JobContext, Worker
+from amqpjobs.amqp.declare import AT_ONCE
 from tests.support.apps import Bench, Note, dead_queue, record, work_queue
 from tests.support.broker import Broker
 from tests.support.proxy import Proxy
 
 T = TypeVar("T")
+
+#: As the proxy calls them.
+CHANNEL_OPEN, BIND, BIND_OK = "method 20.10", "method 50.20", "method 50.21"
 
 
 @pytest.mark.parametrize("fast_lane", [True, False])
@@ -103,3 +108,21 @@ def name_of(coroutine: object) -> str:
     frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
     module = "" if frame is None else str(frame.f_globals["__name__"])
     return f"{module}.{getattr(coroutine, '__qualname__', '')}"
+
+
+async def test_a_worker_waits_for_one_answer_about_eight_binds_and_opens_a_channel_for_all_it_declares(
+    bench: Bench,
+) -> None:
+    async with Worker(bench.app()):  # what all apps share is there from now on
+        pass
+    async with Proxy(bench.url).running() as proxy:
+        app = bench.app(settings=bench.settings(url=proxy.url))
+        for _ in range(20):
+            record(app, bench.kind())
+        async with Worker(app):
+            pass
+
+    binds = proxy.to_broker[BIND]
+    assert binds > 2 * 20
+    assert proxy.from_broker[BIND_OK] == math.ceil(binds / AT_ONCE)
+    assert proxy.to_broker[CHANNEL_OPEN] <= 3  # to declare, to consume, to look at what is parked

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import yaml
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel
 
 from amqpjobs.cli import COMMANDS
 from amqpjobs.settings import Settings, load_settings
@@ -55,7 +55,7 @@ QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for
 OF_RABBITMQ = {"rabbitmq_detailed_queue_messages_ready": "queue_coarse_metrics"}
 
 
-def settings_named(prefix: str, settings: type[BaseSettings]) -> set[str]:
+def settings_named(prefix: str, settings: type[BaseModel]) -> set[str]:
     return {f"{prefix}{field.upper()}" for field in settings.model_fields}
 
 

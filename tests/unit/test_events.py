@@ -1,8 +1,9 @@
 import logging
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from amqpjobs.events import Event, Events, JobStarted, ParkedReleased, WorkerStopped
+from amqpjobs.events import Event, Events, JobStarted, ParkedReleased, ProcessStarted, WorkerStopped
 from tests.unit.making import envelope
 
 
@@ -67,3 +68,32 @@ def test_an_event_that_nobody_watches_goes_nowhere() -> None:
     events.emit(JobStarted(envelope()))
 
     assert not events.wanted(JobStarted)
+
+
+def test_an_event_is_a_frozen_dataclass() -> None:
+    event = ProcessStarted(1, pid=4711)
+
+    assert repr(event) == "ProcessStarted(number=1, pid=4711)"
+    assert event == ProcessStarted(1, 4711) != ProcessStarted(2, 4711)
+    assert hash(event) == hash(ProcessStarted(1, 4711))
+    assert replace(event, number=2) == ProcessStarted(2, 4711)
+    with pytest.raises(FrozenInstanceError):
+        event.number = 2  # type: ignore[misc]  # that it must not be is what is tested
+    with pytest.raises(TypeError, match="pid"):
+        ProcessStarted(1)  # type: ignore[call-arg]  # that it must be given is what is tested
+
+
+def test_an_event_of_a_users_own_has_the_fields_of_its_base_although_that_never_happened() -> None:
+    class Base(Event):
+        first: int
+
+    class Derived(Base):
+        second: int = 2
+
+    assert repr(Derived(1)).endswith("Derived(first=1, second=2)")
+
+
+def test_events_that_hold_the_same_are_no_equals_when_their_classes_differ() -> None:
+    events: list[Event] = [ParkedReleased(3), WorkerStopped(3)]
+
+    assert events[0] != events[1]

@@ -1,8 +1,8 @@
 """`amqpjobs dead`: what waits for a person, and the way back."""
 
 import click
-from rich_click import RichGroup
 
+from amqpjobs.cli.command import Group
 from amqpjobs.cli.dead.edit import edit
 from amqpjobs.cli.dead.ls import ls
 from amqpjobs.cli.dead.purge import purge
@@ -11,7 +11,7 @@ from amqpjobs.cli.dead.show import show
 from amqpjobs.cli.dead.transfer import export, import_
 
 
-@click.group("dead", cls=RichGroup, short_help="List, show, requeue, edit, purge, export and import dead letters.")
+@click.group("dead", cls=Group, short_help="List, show, requeue, edit, purge, export and import dead letters.")
 def command() -> None:
     """Dead letters: jobs that ended without success, kept with their reason until you decide.
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import click
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import contract_of, load_contracts
 from amqpjobs.cli.dead.choice import Chosen, choosing
 from amqpjobs.cli.dead.output import json_of, say
@@ -22,7 +22,7 @@ from amqpjobs.logs import printable
 from amqpjobs.settings import load_settings
 
 
-@click.command("edit", cls=RichCommand, short_help="Mend the payload of one letter.")
+@click.command("edit", cls=Command, short_help="Mend the payload of one letter.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET…] ID")
 @choosing(by_id=False)
 @click.option("--keep", is_flag=True, help="Leave it among the dead letters, at the end, instead of requeueing it.")

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import click
 from rich.table import Table
-from rich_click import RichCommand
 
-from amqpjobs.cli.common import out
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.console import out
 from amqpjobs.cli.dead.choice import Chosen, choosing, json_option, targets_argument
 from amqpjobs.cli.dead.output import cell, described, plain_table, say, say_json, when
 from amqpjobs.cli.dead.progress import Run
 from amqpjobs.deadletters import DeadLetter, Group, Groups
 
 
-@click.command("ls", cls=RichCommand, short_help="List letters, or group them.")
+@click.command("ls", cls=Command, short_help="List letters, or group them.")
 @targets_argument
 @choosing()
 @click.option("--group", "grouped", is_flag=True, help="Count by reason and exception.")

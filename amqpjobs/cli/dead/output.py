@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from amqpjobs.cli.common import err, out
+from amqpjobs.cli.console import err, out
 from amqpjobs.codec import dumps, loads
 from amqpjobs.deadletters import DeadLetter
 from amqpjobs.logs import printable

@@ -11,7 +11,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from amqpjobs.app import App
-from amqpjobs.cli.common import FAILED, err, run_async
+from amqpjobs.cli.common import FAILED, run_async
+from amqpjobs.cli.console import err
 from amqpjobs.cli.dead.choice import Chosen
 from amqpjobs.cli.dead.output import say, say_err, say_json
 from amqpjobs.deadletters import ALREADY_THERE, DeadLetter, DeadLetters, Filter, LetterError, Place, Tally

@@ -4,8 +4,8 @@ import sys
 from dataclasses import replace
 
 import click
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import FAILED
 from amqpjobs.cli.dead.choice import Chosen, choosing, dry_option, json_option, targets_argument
 from amqpjobs.cli.dead.output import say
@@ -13,7 +13,7 @@ from amqpjobs.cli.dead.progress import Run
 from amqpjobs.deadletters import Filter, Place
 
 
-@click.command("purge", cls=RichCommand, short_help="Delete letters for good.")
+@click.command("purge", cls=Command, short_help="Delete letters for good.")
 @targets_argument
 @choosing()
 @click.option("--all", "everything", is_flag=True, help="Without a filter: everything.")

@@ -1,13 +1,13 @@
 """`amqpjobs dead requeue`: run letters again."""
 
 import click
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.dead.choice import Chosen, choosing, dry_option, json_option, targets_argument
 from amqpjobs.cli.dead.progress import Run
 
 
-@click.command("requeue", cls=RichCommand, short_help="Run letters again.")
+@click.command("requeue", cls=Command, short_help="Run letters again.")
 @targets_argument
 @choosing()
 @dry_option

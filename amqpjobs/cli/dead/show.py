@@ -4,9 +4,9 @@ import json
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
-from amqpjobs.cli.common import out
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.console import out
 from amqpjobs.cli.dead.choice import Chosen, choosing, json_option
 from amqpjobs.cli.dead.output import described, json_of, say_json, text_of, when
 from amqpjobs.cli.dead.progress import found
@@ -14,7 +14,7 @@ from amqpjobs.deadletters import DeadLetter, to_json
 from amqpjobs.logs import printable
 
 
-@click.command("show", cls=RichCommand, short_help="Show one letter whole.")
+@click.command("show", cls=Command, short_help="Show one letter whole.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET…] ID")
 @choosing(by_id=False)
 @json_option

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import IO
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.dead.choice import Chosen, choosing, dry_option, json_option, only_app
 from amqpjobs.cli.dead.progress import Run
 from amqpjobs.deadletters import UNROUTABLE, Tally
 
 
-@click.command("export", cls=RichCommand, short_help="Write letters to a file.")
+@click.command("export", cls=Command, short_help="Write letters to a file.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET…] FILE|-")
 @choosing()
 @dry_option
@@ -44,7 +44,7 @@ def export(words: tuple[str, ...], chosen: Chosen, dry_run: bool, force: bool) -
     return run.end(False)
 
 
-@click.command("import", cls=RichCommand, short_help="Put exported letters back.")
+@click.command("import", cls=Command, short_help="Put exported letters back.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET…] FILE|-")
 @dry_option
 @json_option

@@ -1,15 +1,15 @@
 """`amqpjobs schedule`: how schedules are, what they would do, and changing them while beats run."""
 
 import click
-from rich_click import RichGroup
 
+from amqpjobs.cli.command import Group
 from amqpjobs.cli.schedule.add import add
 from amqpjobs.cli.schedule.change import pause, remove, resume, trigger
 from amqpjobs.cli.schedule.ls import ls
 from amqpjobs.cli.schedule.next import next_
 
 
-@click.group("schedule", cls=RichGroup, short_help="List, preview, trigger, pause, resume, add and remove schedules.")
+@click.group("schedule", cls=Group, short_help="List, preview, trigger, pause, resume, add and remove schedules.")
 def command() -> None:
     """Schedules: those that the code declares, and those that were added at runtime and are kept by the broker.
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.plan import CATCH_UP, GRACE, MISFIRES, OVERLAP_LIMIT, OVERLAPS
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.common import Contract, contract_of
 from amqpjobs.cli.schedule.choice import app_and_name, change, deadline_option, json_option, taken_when, when_options
 from amqpjobs.cli.send import payload_from
@@ -16,7 +16,7 @@ from amqpjobs.draft import WrittenJob
 from amqpjobs.job import Job
 
 
-@click.command("add", cls=RichCommand, short_help="Add a schedule that the broker keeps.")
+@click.command("add", cls=Command, short_help="Add a schedule that the broker keeps.")
 @click.argument("words", nargs=-1, required=True, metavar="[TARGET] NAME KIND [JSON | FIELD=VALUE…]")
 @when_options
 @click.option("--misfire", type=click.Choice(MISFIRES), default="once", show_default=True, help="See docs/beats.md.")

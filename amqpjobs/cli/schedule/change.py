@@ -1,14 +1,14 @@
 """`amqpjobs schedule trigger`, `pause`, `resume` and `remove`: one schedule, by its name."""
 
 import click
-from rich_click import RichCommand
 
+from amqpjobs.cli.command import Command
 from amqpjobs.cli.schedule.choice import app_and_name, change, deadline_option, json_option
 
 _words = click.argument("words", nargs=-1, required=True, metavar="[TARGET] NAME")
 
 
-@click.command("trigger", cls=RichCommand, short_help="Enqueue a schedule's job now.")
+@click.command("trigger", cls=Command, short_help="Enqueue a schedule's job now.")
 @_words
 @deadline_option
 @json_option
@@ -24,7 +24,7 @@ def trigger(words: tuple[str, ...], deadline: float, as_json: bool) -> None:
     change(app, lambda schedules: schedules.trigger(name, deadline=deadline), "triggered", as_json=as_json)
 
 
-@click.command("pause", cls=RichCommand, short_help="Let a schedule rest until it is resumed.")
+@click.command("pause", cls=Command, short_help="Let a schedule rest until it is resumed.")
 @_words
 @deadline_option
 @json_option
@@ -38,7 +38,7 @@ def pause(words: tuple[str, ...], deadline: float, as_json: bool) -> None:
     change(app, lambda schedules: schedules.pause(name, deadline=deadline), "paused", as_json=as_json)
 
 
-@click.command("resume", cls=RichCommand, short_help="Let a paused schedule go on from now.")
+@click.command("resume", cls=Command, short_help="Let a paused schedule go on from now.")
 @_words
 @deadline_option
 @json_option
@@ -52,7 +52,7 @@ def resume(words: tuple[str, ...], deadline: float, as_json: bool) -> None:
     change(app, lambda schedules: schedules.resume(name, deadline=deadline), "resumed", as_json=as_json)
 
 
-@click.command("remove", cls=RichCommand, short_help="Remove a schedule that was added.")
+@click.command("remove", cls=Command, short_help="Remove a schedule that was added.")
 @_words
 @deadline_option
 @json_option

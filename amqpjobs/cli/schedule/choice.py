@@ -14,7 +14,8 @@ from amqpjobs.beat.every import at, every
 from amqpjobs.beat.refined import Refinable
 from amqpjobs.beat.schedules import ANSWER_WITHIN, ScheduleChange, Schedules
 from amqpjobs.beat.zone import require_zone
-from amqpjobs.cli.common import load_apps, out, run_async
+from amqpjobs.cli.common import load_apps, run_async
+from amqpjobs.cli.console import out
 from amqpjobs.codec import dumps
 from amqpjobs.errors import DefinitionError
 

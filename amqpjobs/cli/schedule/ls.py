@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 from rich.text import Text
-from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.status import ScheduleOverview, ScheduleStatus
-from amqpjobs.cli.common import out, run_async
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import run_async
+from amqpjobs.cli.console import out
 from amqpjobs.cli.schedule.choice import json_option, only_app, say_json
 from amqpjobs.logs import printable
 
 _HEAD = ("name", "schedule", "job", "misfire", "state", "last run", "next run", "lag")
 
 
-@click.command("ls", cls=RichCommand, short_help="List schedules, their last and next runs, and who leads.")
+@click.command("ls", cls=Command, short_help="List schedules, their last and next runs, and who leads.")
 @click.argument("targets", nargs=-1, metavar="[TARGET]")
 @json_option
 def ls(targets: tuple[str, ...], as_json: bool) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
-from rich_click import RichCommand
 
 from amqpjobs.app import App
 from amqpjobs.beat.refined import Refinable
 from amqpjobs.beat.schedule import Schedule, anchor, preview
 from amqpjobs.beat.zone import require_zone
-from amqpjobs.cli.common import load_apps, out
+from amqpjobs.cli.command import Command
+from amqpjobs.cli.common import load_apps
+from amqpjobs.cli.console import out
 from amqpjobs.cli.schedule.choice import json_option, names_of, say_json, taken_when, time_in, when_options
 from amqpjobs.clock import SystemClock
 from amqpjobs.errors import DefinitionError
@@ -22,7 +23,7 @@ from amqpjobs.settings import load_settings
 Named = tuple[str, Schedule]
 
 
-@click.command("next", cls=RichCommand, short_help="Preview the coming instants of schedules.")
+@click.command("next", cls=Command, short_help="Preview the coming instants of schedules.")
 @click.argument("words", nargs=-1, metavar="[TARGET] [NAME]")
 @click.option("-n", "--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="So many of each.")
 @click.option("--after", metavar="TIME", help="Not from now on, but after this time.")

@@ -11,8 +11,8 @@ import pytest
 
 from amqpjobs.amqp import declare
 from amqpjobs.amqp.connection import Session
-from amqpjobs.amqp.declare import ASKS, Declarer
-from amqpjobs.errors import BrokerUnavailableError
+from amqpjobs.amqp.declare import ASKS, AT_ONCE, Declarer
+from amqpjobs.errors import AccessRefusedError, BrokerUnavailableError
 from amqpjobs.events import Events
 from amqpjobs.topology import Binding, Plan, QueueSpec, Topology
 
@@ -27,7 +27,7 @@ class FakeSession:
         self.asked = 0
 
     @asynccontextmanager
-    async def scratch(self) -> AsyncGenerator["FakeSession"]:
+    async def scratch(self, *, confirms: bool) -> AsyncGenerator["FakeSession"]:
         yield self
 
     async def queue_declare(self, queue: str, *, passive: bool) -> Any:
@@ -95,15 +95,17 @@ class AwaySession:
 
     def __init__(self, words: str) -> None:
         self._error = aiormq.exceptions.ChannelNotFoundEntity(words)
+        self.closing = asyncio.get_running_loop().create_future()
+        self.closing.set_result(None)
 
     @asynccontextmanager
-    async def scratch(self) -> AsyncGenerator["AwaySession"]:
+    async def scratch(self, *, confirms: bool) -> AsyncGenerator["AwaySession"]:
         yield self
 
     async def queue_declare(self, queue: str, **_: object) -> None:
         raise self._error
 
-    async def queue_bind(self, *_: object) -> None:
+    async def queue_bind(self, *_: object, **__: object) -> None:
         raise self._error
 
     async def exchange_declare(self, name: str, **_: object) -> None:
@@ -134,3 +136,53 @@ async def test_a_queue_that_is_missing_is_told_as_missing() -> None:
     session = cast("Session", AwaySession("NOT_FOUND - no queue 'q' in vhost '/'"))
 
     assert await Declarer(Topology("tests"), Events()).look(session, "q") is None
+
+
+class BindingSession:
+    """Binds all keys but the refused one, after which a channel is closed; remembers which binds were waited for."""
+
+    def __init__(self, refused: str = "") -> None:
+        self._refused = refused
+        self.is_closed = False
+        self.closing = asyncio.get_running_loop().create_future()
+        self.sent = list[str]()
+        self.waited_for = list[str]()
+        self.channels = 0
+
+    @asynccontextmanager
+    async def scratch(self, *, confirms: bool) -> AsyncGenerator["BindingSession"]:
+        self.channels, self.is_closed = self.channels + 1, False
+        self.closing = asyncio.get_running_loop().create_future()
+        yield self
+
+    async def queue_bind(self, queue: str, exchange: str, key: str, *, nowait: bool = False) -> None:
+        (self.sent if nowait else self.waited_for).append(key)
+        if self.is_closed:
+            raise aiormq.exceptions.ChannelInvalidStateError
+        if key == self._refused:
+            self.is_closed = True
+            self.closing.set_result(None)
+        if self.is_closed and not nowait:
+            raise aiormq.exceptions.ChannelAccessRefused(f"ACCESS_REFUSED - write access to exchange '{exchange}'")
+
+
+BINDINGS = [Binding(source=f"exchange-{key}", destination="q", key=key) for key in "abcd"]
+
+
+async def test_of_some_binds_only_the_last_one_is_waited_for() -> None:
+    session = BindingSession()
+    many = [Binding(source="e", destination="q", key=str(number)) for number in range(AT_ONCE + 2)]
+
+    await Declarer(Topology("tests"), Events()).plan(cast("Session", session), Plan(bindings=many))
+
+    assert sorted(session.sent + session.waited_for) == sorted(each.key for each in many)
+    assert session.waited_for == [str(AT_ONCE - 1), str(AT_ONCE + 1)]
+    assert session.channels == 1
+
+
+@pytest.mark.parametrize("refused", "abcd")
+async def test_a_bind_that_is_refused_is_told_by_name_although_it_was_not_waited_for(refused: str) -> None:
+    session = BindingSession(refused)
+
+    with pytest.raises(AccessRefusedError, match=f"'exchange-{refused}'"):
+        await Declarer(Topology("tests"), Events()).plan(cast("Session", session), Plan(bindings=BINDINGS))
