@@ -84,6 +84,8 @@ class Declarer:
                     await self._exchange(desk, exchange)
             for queue in plan.queues:
                 await self._queue(desk, queue)
+            for binding in plan.moved:
+                await self._unbind(desk, binding)
             for binding in plan.bindings:
                 await self._bind(desk, binding)
             for binding in plan.stale:
@@ -136,7 +138,7 @@ class Declarer:
             return {queue: await self._look(desk, queue) for queue in queues}
 
     async def unbind(self, session: Session, bindings: Sequence[Binding]) -> None:
-        """Remove bindings from queues; what is not bound is left so."""
+        """Remove bindings; what is not bound is left so."""
         await self.plan(session, Plan(stale=bindings))
 
     async def delete_queue(self, session: Session, queue: str, *, only_if_empty: bool) -> int:
@@ -270,8 +272,9 @@ class Declarer:
 
     async def _unbind(self, desk: "_Desk", binding: Binding) -> None:
         channel = await desk.channel()
+        unbind = channel.exchange_unbind if binding.to_exchange else channel.queue_unbind
         try:
-            await channel.queue_unbind(binding.destination, binding.source, binding.key)
+            await unbind(binding.destination, binding.source, binding.key)
         except aiormq.exceptions.ChannelClosed as error:
             raise _unbound(error, binding) from error
 
