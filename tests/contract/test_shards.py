@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from itertools import count
 from typing import Any, cast
 
 import aiormq
@@ -13,7 +14,7 @@ from amqpjobs.amqp.connection import Link
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.sharding import key_of, slot_word
 from amqpjobs.topology import SINGLE, QueueType
-from tests.support.apps import Bench, Note, Ran, Seen, record
+from tests.support.apps import Bench, Note, Ran, record
 from tests.support.broker import Broker, eventually
 
 QUORUM: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 1000, SINGLE: True}
@@ -260,38 +261,33 @@ async def test_a_worker_gets_all_shards_and_gives_up_what_is_too_much_when_anoth
     kind, name = bench.kind(shard_by="text"), bench.unique()
     apps = [sharded(bench, name=name) for _ in range(2)]
     ran = [record(app, kind) for app in apps]
-    number = 0
+    numbers = count()
 
-    async def enqueue() -> None:
-        nonlocal number
-        await apps[0].enqueue_many(kind(text=str(n % 20), n=number + n) for n in range(40))
-        number += 40
+    async def where() -> list[set[int]]:
+        """From which shards new jobs came to each worker."""
+        before = [len(each) for each in ran]
+        await apps[0].enqueue_many(kind(text=text, n=next(numbers)) for text in TEXTS.values() for _ in range(10))
 
-    def texts(run: Seen[Ran]) -> set[str]:
-        return {each.text for each in run[-20:]}
+        async def have_run() -> bool:
+            return sum(map(len, ran)) == sum(before) + 10 * SHARDS
+
+        await eventually(have_run)
+        return [
+            {key_of(each[n].text) % SHARDS for n in range(start, len(each))}
+            for each, start in zip(ran, before, strict=True)
+        ]
 
     async def are_spread() -> bool:
-        before = [len(each) for each in ran]
-        await enqueue()
-        await eventually(lambda: _all_ran(ran, number))
-        shards = [
-            {key_of(run.text) % SHARDS for run in list(each)[start:]} for each, start in zip(ran, before, strict=True)
-        ]
-        print(shards, before)
-        return sorted(map(len, shards)) == [2, 2] and not set.intersection(*shards)
+        one, other = await where()
+        return len(one) == len(other) == 2 and not one & other
 
     async with Worker(apps[0]):
-        await enqueue()
-        await ran[0].until(40)
+        assert await where() == [{0, 1, 2, 3}, set()]
         async with Worker(apps[1]):
             await eventually(are_spread)
-        before = len(ran[0])
-        await enqueue()
-        await ran[0].until(before + 40)  # it has all shards again
+        assert await where() == [{0, 1, 2, 3}, set()]
 
-    assert len(ran[0]) + len(ran[1]) == number
-    first = sorted([*ran[0], *ran[1]], key=lambda run: run.at)
-    assert_in_order(first)
+    assert_in_order(sorted([*ran[0], *ran[1]], key=lambda run: run.at))
 
 
 async def test_a_worker_that_stops_hands_its_jobs_on_in_their_order(bench: Bench) -> None:
@@ -305,7 +301,6 @@ async def test_a_worker_that_stops_hands_its_jobs_on_in_their_order(bench: Bench
 
     ran = [record(apps[0], kind, behave), record(apps[1], kind)]
     async with Worker(apps[0], concurrency=5) as leaving, Worker(apps[1], concurrency=1):
-        await leaving_is_first(leaving)
         await apps[1].enqueue_many(kind(text="a", n=n) for n in range(30))
         await begun.wait()
         stopping = asyncio.create_task(leaving.drain())
@@ -317,11 +312,6 @@ async def test_a_worker_that_stops_hands_its_jobs_on_in_their_order(bench: Bench
 
     assert [run.n for run in ran[0]] == [0]
     assert [run.n for run in ran[1]] == list(range(1, 30))
-
-
-async def leaving_is_first(worker: Worker) -> None:
-    """It was entered first, so the broker has given it the shard."""
-    assert worker.is_consuming
 
 
 async def test_fewer_shards_leave_nothing_behind_and_more_take_their_part(bench: Bench) -> None:
@@ -360,10 +350,6 @@ async def test_a_queue_in_one_piece_cannot_become_a_sharded_one_or_the_other_way
 
 async def _is(condition: bool) -> bool:
     return condition
-
-
-async def _all_ran(ran: list[Seen[Ran]], count: int) -> bool:
-    return sum(map(len, ran)) >= count
 
 
 def assert_in_order(ran: Iterable[Ran]) -> None:
