@@ -328,12 +328,20 @@ class Topology:
             queues=[spec for queue in own for spec in (*self._work_queues(queue), self._dead_queue(queue))],
             bindings=[
                 *(binding for queue in own for binding in self._queue_bindings(queue)),
-                *(binding for each in wanted for binding in self._subscription(each, split)),
+                *self.subscribed(wanted, split),
             ],
             # Once more after the others: a worker of another release may have bound meanwhile.
-            stale=[*(binding for each in stale for binding in self._subscription(each, split)), *moved],
+            stale=[*self.subscribed(stale, split), *moved],
             moved=moved,
         )
+
+    def subscribed(self, wanted: Iterable[Subscription], split: Container[str]) -> list[Binding]:
+        """What leads kinds to their queues, of which those in `split` are sharded."""
+        return [binding for each in wanted for binding in self._subscription(each, split)]
+
+    def shard_exchanges(self, name: str) -> list[str]:
+        """All that a queue may have had for its shards, whatever their number; the first leads to the others."""
+        return [self.sharded(name), *(self.slots(name, count) for count in SHARD_COUNTS), self.unslotted(name)]
 
     def beat(self, app: str) -> Plan:
         """What the beats of an app share: who leads, what they remember, and what they are told, of runs too."""
@@ -411,7 +419,8 @@ class Topology:
 
     def _shard_exchanges(self, queue: Queue) -> Iterable[ExchangeSpec]:
         name, rest = queue.name, self.unslotted(queue.name)
-        yield ExchangeSpec(name=rest, type="fanout")
+        # Should somebody delete all shards, jobs must be routed all the same: see `due` above.
+        yield ExchangeSpec(name=rest, type="fanout", arguments={"alternate-exchange": self.unroutable})
         yield ExchangeSpec(name=self.sharded(name), type="fanout", arguments={"alternate-exchange": rest})
         slots = self.slots(name, queue.shards or 1)
         yield ExchangeSpec(name=slots, type="direct", arguments={"alternate-exchange": rest})

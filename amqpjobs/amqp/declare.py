@@ -166,6 +166,15 @@ class Declarer:
             # A quorum queue that is too busy to tell how many there were is deleted with "0".
             return answer.message_count or (state.messages if is_quorum else 0)
 
+    async def delete_exchange(self, session: Session, name: str) -> None:
+        """Delete it with its bindings; one that is not there is no matter."""
+        async with _Desk(session) as desk:
+            channel = await desk.channel()
+            try:
+                await channel.exchange_delete(name)
+            except aiormq.exceptions.ChannelAccessRefused as error:
+                raise _refused(error, "Deleting an exchange takes configure on it") from error
+
     async def _is_quorum(self, desk: "_Desk", queue: str) -> bool:
         """Told by what differs from a classic queue's declare."""
         if await self._look(desk, queue) is None:
