@@ -322,6 +322,8 @@ def _value(words: str) -> str | int | None:
     quoted = _QUOTED.search(words)
     if quoted is None:
         return None
+    if words.rstrip().endswith("of type 'bool'"):
+        return quoted[1] == "true"
     return int(quoted[1]) if re.fullmatch(r"-?\d+", quoted[1]) else quoted[1]
 
 

@@ -56,7 +56,7 @@ async def test_keys_keep_their_order_while_workers_are_killed_and_nothing_is_los
         )
         number += STEPS
 
-    async with Fleet(url, tmp_path, WORKERS, home=HOME) as fleet:
+    async with Fleet(url, tmp_path, WORKERS, HOME) as fleet:
 
         async def is_spread() -> bool:
             """New jobs run in several processes, and those of a shard in one."""
@@ -92,7 +92,7 @@ async def test_delayed_retried_and_foreign_jobs_come_to_a_worker_of_their_shard(
     home: Any, url: str, tmp_path: Path, broker: Broker
 ) -> None:
     ledger = Ledger(tmp_path)
-    async with Fleet(url, tmp_path, 2, home=HOME):
+    async with Fleet(url, tmp_path, 2, HOME):
         await home.app.enqueue_many([home.Step(key=key, n=0) for key in KEYS], delay=0.5)
         await home.app.enqueue_many([home.Step(key=key, n=1, fails=True) for key in KEYS])
         await broker.publish(NAMESPACE, f"{home.name}.step", b'{"key": 1000, "n": 0}', kind=f"{home.name}.step")

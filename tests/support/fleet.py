@@ -25,7 +25,7 @@ ENDED_WITHIN = 2 * PATIENCE
 class Fleet:
     """So many workers of an app, entered with all of them consuming."""
 
-    def __init__(self, url: str, folder: Path, count: int, *, home: str = HOME, **settings: object) -> None:
+    def __init__(self, url: str, folder: Path, count: int, home: str = HOME, /, **settings: object) -> None:
         self._home = home
         given = {f"AMQPJOBS_{key.upper()}": str(value) for key, value in settings.items()}
         own = {"AMQPJOBS_URL": url, "AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json"}

@@ -60,7 +60,7 @@ def test_a_slots_word_is_one_word_that_no_level_can_match() -> None:
 
 
 def test_the_field_is_found_in_the_payload_by_its_name_there() -> None:
-    job = Aliased(customerId="ann")
+    job = Aliased.model_validate({"customerId": "ann"})
 
     assert options_of(Aliased).shard_by == options_of(Older).shard_by == "customerId"
     assert key_in(payload_of(job), "customerId", "an id") == key_of("ann")
