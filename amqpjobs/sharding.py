@@ -5,7 +5,7 @@ queue has: it stamps the slot, and bindings lead from there. Whoever can hash th
 do the same in any language.
 """
 
-from typing import Any
+from typing import cast
 from zlib import crc32
 
 from pydantic_core import from_json, to_json
@@ -30,8 +30,8 @@ def key_in(payload: bytes, field: str, job_id: str) -> int:
     """The key of a job, by the name of a field in its payload or by its id."""
     if field == JOB_ID:
         return key_of(job_id)
-    found: Any = from_json(payload)
-    return key_of(found.get(field) if isinstance(found, dict) else None)
+    found: object = from_json(payload)
+    return key_of(cast("dict[str, object]", found).get(field) if isinstance(found, dict) else None)
 
 
 def slot_word(key: int) -> str:

@@ -12,6 +12,7 @@ from aiormq.abc import AbstractConnection, DeliveredMessage
 from amqpjobs import App, JobContext, Queue, Retry, TopologyMismatchError, Worker
 from amqpjobs.amqp.connection import Link
 from amqpjobs.amqp.declare import Declarer
+from amqpjobs.deadletters import DeadLetters, dead_of
 from amqpjobs.sharding import key_of, slot_word
 from amqpjobs.topology import SINGLE, QueueType
 from tests.support.apps import Bench, Note, Ran, record
@@ -255,6 +256,25 @@ async def test_a_retry_comes_to_its_shard_again_and_is_overtaken_by_then(bench: 
 
     assert [(run.n, run.attempt) for run in ran] == [(0, 1), (1, 1), (0, 2)]
     assert [run.envelope.shard_key for run in ran] == 3 * [key_of(TEXTS[2])]
+
+
+async def test_a_dead_letter_that_is_requeued_comes_to_its_shard(bench: Bench, broker: Broker) -> None:
+    kind, app = bench.kind(shard_by="text"), sharded(bench)
+
+    async def behave(job: Note, context: JobContext[Any]) -> None:
+        raise ValueError("as asked")
+
+    record(app, kind, behave, max_attempts=1)
+    async with Worker(app):
+        await app.enqueue_many(kind(text=text) for text in TEXTS.values())
+        await broker.await_count(app.topology.dead_queue(app.name), SHARDS)
+
+    async with DeadLetters(app) as letters:
+        await letters.requeue(dead_of(app.name))
+
+    for text in TEXTS.values():
+        (letter,) = await broker.take(shard_of(app, text), 1)
+        assert key_of(text) == letter.number("amqpjobs-shard-key")
 
 
 async def test_a_worker_gets_all_shards_and_gives_up_what_is_too_much_when_another_comes(bench: Bench) -> None:
