@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from amqpjobs.envelope import Envelope, make_envelope, new_id
 from amqpjobs.errors import InvalidArgumentsError, TooLargeError, UnreadableError
 from amqpjobs.job import Job, options_of, payload_of, upgrades_of
+from amqpjobs.sharding import KEYS, slot_word
 from amqpjobs.wire import Delivery, Headers, HeaderValue, Properties, make_properties, table_size
 
 J = TypeVar("J", bound=Job[Any])
@@ -42,11 +43,27 @@ TRACEBACK_BUDGET = 16_000
 CUT_HEADER = PREFIX + "headers-cut"
 #: How many processes the job is known to have killed.
 CRASHES_HEADER = PREFIX + "crashes"
+#: What the job is sharded by, as a number.
+SHARD_HEADER = PREFIX + "shard-key"
+#: The broker routes by what it holds too, and takes it away, also when it dead-letters.
+_SLOT_HEADER = "BCC"
 
 _OURS = frozenset(
     PREFIX + name
     for name in (
-        *("id", "attempt", "crashes", "version", "parent", "root", "schedule", "copy", "queue", "exchange"),
+        *(
+            "id",
+            "attempt",
+            "crashes",
+            "shard-key",
+            "version",
+            "parent",
+            "root",
+            "schedule",
+            "copy",
+            "queue",
+            "exchange",
+        ),
         *("run-at", "expires-at", "first-at", "unknown-since", "doubt-since", "max-attempts", "timeout-ms"),
     )
 )
@@ -82,6 +99,9 @@ def encode(envelope: Envelope, sent_at: datetime) -> Properties:
         headers[CRASHES_HEADER] = envelope.crashes
     if envelope.version is not None:
         headers["amqpjobs-version"] = envelope.version
+    if envelope.shard_key is not None:
+        headers[SHARD_HEADER] = envelope.shard_key
+        headers[_SLOT_HEADER] = [slot_word(envelope.shard_key)]
     if envelope.parent is not None:
         headers["amqpjobs-parent"] = envelope.parent
     if envelope.root is not None:
@@ -158,7 +178,8 @@ def _unusual(headers: Headers) -> dict[str, Any]:
     """What most jobs have nothing of."""
     return {
         "exchange": _text(headers, "amqpjobs-exchange") or "",
-        "crashes": _number(headers, "amqpjobs-crashes") or 0,
+        "crashes": _number(headers, CRASHES_HEADER) or 0,
+        "shard_key": _number(headers, SHARD_HEADER, most=KEYS - 1),
         "run_at": _time(headers, "amqpjobs-run-at"),
         "expires_at": _time(headers, "amqpjobs-expires-at"),
         "max_attempts": _number(headers, "amqpjobs-max-attempts", least=1),
@@ -272,12 +293,20 @@ def foreign(headers: Headers) -> dict[str, HeaderValue]:
 
 
 def lasting(headers: Headers) -> dict[str, HeaderValue]:
-    """The headers but for the broker's, and for ours that tell of an end."""
-    return {
+    """The headers but for the broker's, and for ours that tell of an end; the slot of a sharded job is said again."""
+    kept = {
         name: value
         for name, value in headers.items()
         if not (name.startswith((PREFIX + "dead-", *_BROKERS)) or name in _ROUTING)
     }
+    key = shard_key_of(headers)
+    return kept if key is None else kept | {_SLOT_HEADER: [slot_word(key)]}
+
+
+def shard_key_of(headers: Headers) -> int | None:
+    """What a message is sharded by, if it says so in a way that can be read."""
+    key = headers.get(SHARD_HEADER)
+    return key if type(key) is int and 0 <= key < KEYS else None
 
 
 def as_it_came(delivery: Delivery) -> Properties:
@@ -315,7 +344,7 @@ def within_budget(headers: Headers, budget: int = HEADER_BUDGET) -> Headers:
     room = budget - 2_000  # for the names of what is cut
     sizes = {name: table_size({name: value}) - 4 for name, value in headers.items()}
     # Ours are few and small; what else bears our prefix was not written by us.
-    loose = [name for name in headers if name not in _OURS or sizes[name] > 400]
+    loose = [name for name in headers if not (name in _OURS or name == _SLOT_HEADER) or sizes[name] > 400]
     for name in sorted(loose, key=lambda each: sizes[each], reverse=True):
         if total <= room:
             break

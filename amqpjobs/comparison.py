@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from amqpjobs.errors import TopologyMismatchError
-from amqpjobs.topology import SAFE_TO_LEAVE, Binding
+from amqpjobs.topology import SAFE_TO_LEAVE, SINGLE, Binding
 
 Value = str | int | bool | None
 
@@ -35,10 +35,20 @@ class Drift:
             arguments[self.argument] = self.theirs
 
     def error(self) -> TopologyMismatchError:
+        if self.argument == SINGLE:
+            return self._half_sharded()
         return TopologyMismatchError(
             f"{self.what.capitalize()} {self.name!r} exists with {self.argument} = {self.theirs!r}, and we declare "
             f"{self.ours!r}. A declared {self.what} keeps its properties for ever: give this one another name, "
             f"or let it run empty, delete it (rabbitmqctl delete_{self.what} {self.name}) and start again."
+        )
+
+    def _half_sharded(self) -> TopologyMismatchError:
+        there, wanted = ("in one piece", "sharded") if self.ours else ("sharded", "in one piece")
+        return TopologyMismatchError(
+            f"Queue {self.name!r} exists {there}, and we declare it {wanted}. A queue cannot change that: give the "
+            "new one another name and let the handlers name it, and keep the old one among the app's queues, as it "
+            "was, until it is empty. Its workers take from both, and new jobs go to the new one only."
         )
 
 

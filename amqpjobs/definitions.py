@@ -61,6 +61,7 @@ def together(plans: Iterable[Plan]) -> Plan:
         queues=_distinct(each for plan in every for each in plan.queues),
         bindings=bindings,
         stale=[each for each in dict.fromkeys(each for plan in every for each in plan.stale) if each not in bindings],
+        moved=[each for each in dict.fromkeys(each for plan in every for each in plan.moved) if each not in bindings],
     )
 
 

@@ -16,6 +16,7 @@ from amqpjobs.envelope import Envelope, make_another, make_envelope, new_id
 from amqpjobs.handle import EnqueueOptions
 from amqpjobs.job import Job, JobOptions, check_name, hint, options_of, payload_of
 from amqpjobs.settings import Settings
+from amqpjobs.sharding import key_in
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology
 from amqpjobs.wire import Publication, make_publication
 
@@ -63,9 +64,9 @@ class Drafts:
         made = list[Envelope]()
         for job in jobs:
             model = first.get(type(job))
-            if model is None:
-                model = first[type(job)] = self._envelope(job, options)
-                made.append(model)
+            if model is None or model.shard_key is not None:
+                first[type(job)] = own = self._envelope(job, options)
+                made.append(own)
             else:  # but for these two they are alike
                 made.append(make_another(model, payload_of(job), new_id()))
         return made
@@ -97,6 +98,7 @@ class Drafts:
             priority=_first(options.get("priority"), own.priority),
             parent=parent.job_id if parent else None,
             root=(parent.envelope.root or parent.job_id) if parent else None,
+            shard_key=None if own.shard_by is None else key_in(payload, own.shard_by, job_id),
             app_id=self._app,
             headers=headers,
         )

@@ -50,6 +50,8 @@ class Envelope:
     unknown_since: datetime | None = None
     #: Processes it is known to have killed; from the first one on it runs in a process of its own.
     crashes: int = 0
+    #: What it is sharded by, as a number; None: it may go to any shard.
+    shard_key: int | None = None
     app_id: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None

@@ -372,6 +372,19 @@ class ScheduleLeftOut(Event):
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShardGivenUp(Event):
+    """A worker had more than its share of a sharded queue and let go of one shard, which the next in line gets.
+
+    `handed_back` deliveries had not begun and went back; `workers` are in line for it.
+    """
+
+    queue: str
+    shard: str
+    handed_back: int
+    workers: int
+
+
 E = TypeVar("E", bound=Event)
 
 

@@ -43,6 +43,7 @@ from typing_extensions import Unpack
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.errors import DefinitionError
 from amqpjobs.retry import RetryPolicy
+from amqpjobs.sharding import JOB_ID
 
 R = TypeVar("R")
 J_co = TypeVar("J_co", covariant=True)
@@ -100,6 +101,7 @@ class ClassOptions(TypedDict, total=False):
     timeout: Seconds
     retry: RetryPolicy
     trace_relation: TraceRelation
+    shard_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,8 @@ class JobOptions:
     retry: RetryPolicy | None = None
     #: How its runs relate to its enqueue in traces.
     trace_relation: TraceRelation | None = None
+    #: On a sharded queue: the name in the payload of the field whose value says to which shard, or "job_id".
+    shard_by: str | None = None
 
 
 class Job(BaseModel, Generic[R]):
@@ -260,9 +264,37 @@ def _checked(cls: type[Job[Any]], options: Mapping[str, object]) -> JobOptions:
     inherited = {} if parent is None else {n: getattr(parent, n) for n in known if n not in ("kind", "aliases")}
     given = inherited | {name: _plain(value) for name, value in options.items()}
     given.setdefault("kind", _HUMP.sub("_", cls.__name__).lower())
+    if given.get("shard_by") is not None:
+        given["shard_by"] = _shard_name(cls, given["shard_by"])
     made = JobOptions(**given)
     _check_values(cls.__name__, made)
     return made
+
+
+def _shard_name(cls: type[Job[Any]], wanted: str) -> str:
+    """The name in the payload of the field that a class is sharded by; "job_id" for its jobs' ids."""
+    names = {name: info.serialization_alias or info.alias or name for name, info in cls.model_fields.items()}
+    if JOB_ID in (*names, *names.values()) and wanted in (JOB_ID, names.get(JOB_ID)):
+        raise DefinitionError(
+            f"shard_by={wanted!r} of {cls.__name__} could be the id of the job or its field: "
+            f"give the field a name other than {JOB_ID!r}."
+        )
+    if wanted == JOB_ID:
+        return JOB_ID
+    # A subclass inherits the name in the payload.
+    field = next((name for name in names if wanted in (name, names[name])), None)
+    if field is None:
+        raise DefinitionError(
+            f"shard_by of {cls.__name__} must be one of its fields, or {JOB_ID!r}, not {wanted!r}."
+            f"{hint(wanted, [*names, JOB_ID])}"
+        )
+    if cls.model_fields[field].exclude:
+        raise DefinitionError(f"shard_by of {cls.__name__} cannot be {field!r}: it is not in the payload (exclude).")
+    if _mentions_secret(cls.model_fields[field].annotation, set()):
+        raise DefinitionError(
+            f"shard_by of {cls.__name__} cannot be {field!r}: it holds a secret, and its hash goes into a header."
+        )
+    return names[field]
 
 
 def _checked_upgrades(cls: type[Job[Any]], options: JobOptions) -> Mapping[int, Upgrade]:
@@ -331,6 +363,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "timeout": _SPAN,
     "retry": (RetryPolicy, "a RetryPolicy, as exponential(2) makes one"),
     "trace_relation": (str, "a string"),
+    "shard_by": (str, "a string"),
 }
 
 

@@ -40,6 +40,7 @@ from amqpjobs.events import (
     ScheduleLeftOut,
     ScheduleRefused,
     SettleFailed,
+    ShardGivenUp,
     StateNotKept,
     SupervisorStopping,
     TickDropped,
@@ -114,6 +115,7 @@ def log_events(events: Events) -> None:
     events.subscribe(ConnectionUnblocked, _unblocked)
     events.subscribe(TopologyDrifted, _drifted)
     events.subscribe(ParkedReleased, _released)
+    events.subscribe(ShardGivenUp, _given_up)
     events.subscribe(WorkerStarted, _worker_started)
     events.subscribe(WorkerStopping, _worker_stopping)
     events.subscribe(WorkerStopped, _worker_stopped)
@@ -317,6 +319,12 @@ def _worker_stopping(event: WorkerStopping) -> None:
 
 def _worker_stopped(event: WorkerStopped) -> None:
     _log.info("stopped", extra={"cut_short": event.cancelled or None})
+
+
+def _given_up(event: ShardGivenUp) -> None:
+    extra = {"queue": event.queue, "shard": event.shard, "workers": event.workers}
+    line = "Shard %s goes to the next of %d workers; %d jobs went back with it"
+    _log.info(line, event.shard, event.workers, event.handed_back, extra=extra)
 
 
 def _limit_reached(event: LimitReached) -> None:

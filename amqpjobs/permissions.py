@@ -70,7 +70,8 @@ def worker_permissions(
     Of a tick that a beat of one of the apps `beats` has published twice, it may find out that it was started before.
     """
     sources = {each.name for each in plan.exchanges}
-    queued = [topology.work_queue(queue.name) for queue in queues]
+    queued = [name for queue in queues for name in (*topology.parts(queue), *topology.former_parts(queue))]
+    queued += [topology.crew(queue.name) for queue in queues if queue.shards is not None]
     working = Permissions(read=frozenset([topology.parked, *queued, *(topology.beat_runs(app) for app in beats)]))
     there = deployer_permissions(topology, plan) if declares else _seeing(topology, plan)
     return _enqueueing(topology, sources) | working | there
@@ -138,7 +139,7 @@ def declaring(plan: Plan) -> Permissions:
         needed |= _leading(exchange.name, exchange.arguments.get("alternate-exchange"))
     for queue in plan.queues:
         needed |= _leading(queue.name, queue.arguments.get("x-dead-letter-exchange"))
-    for binding in (*plan.bindings, *plan.stale):
+    for binding in (*plan.bindings, *plan.stale, *plan.moved):
         needed |= _binding(binding)
     return needed
 

@@ -70,7 +70,9 @@ class Registry:
 
     def __init__(self, default_queue: str, retry: RetryPolicy | None = None, declared: Iterable[Queue] = ()) -> None:
         self._default_queue = default_queue
+        declared = list(declared)
         self._prefetch = {queue.name: queue.prefetch for queue in declared}
+        self._sharded = {queue.name for queue in declared if queue.shards is not None}
         self._retry = retry or DEFAULT_RETRY
         self._by_kind: dict[str, Handler] = {}
         self._handlers: list[Handler] = []
@@ -167,7 +169,17 @@ class Registry:
             raise DefinitionError(f"timeout of {handler.name} must be more than 0 seconds.")
         _check_place(handler)
         self._check_room(handler)
+        self._check_key(handler)
         return handler
+
+    def _check_key(self, handler: Handler) -> None:
+        if handler.queue in self._sharded and options_of(handler.job).shard_by is None:
+            name = handler.job.__name__
+            raise DefinitionError(
+                f"{handler.name} takes {name} from queue {handler.queue!r}, which is sharded, and {name} does not say "
+                f'by what. Write class {name}(Job[…], shard_by="…") with the name of a field, whose jobs of one value '
+                f'keep their order, or with "job_id", which only spreads them.'
+            )
 
     def _check_room(self, handler: Handler) -> None:
         prefetch = self._prefetch.get(handler.queue)

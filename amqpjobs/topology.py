@@ -11,10 +11,16 @@ its highest set bit and leaves at `due`. Work queues bind to `due` themselves, w
 before their own part. (Were `due` bound to the jobs exchange instead, a job that no queue
 wants would count as routed there, never reach `unroutable`, and after 32 of them the
 broker's dead-letter worker would hold up every other delay: seen on RabbitMQ 4.0.)
+
+How a queue is sharded: whatever would lead to it leads to its own exchange instead, and from there
+to the one exchange that knows its number of shards, where 64 slots are bound to its shards. A
+message says its slot in a `BCC` header, by which the broker routes wherever the message comes, out
+of the delay levels too. What says none, as a foreign producer's, takes the alternate exchange to the
+first shard. A change of the number moves one binding; until that is made, all goes to the first shard.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -22,6 +28,7 @@ from typing import Literal
 from amqpjobs.clock import Seconds, in_seconds
 from amqpjobs.errors import DefinitionError
 from amqpjobs.job import check_name
+from amqpjobs.sharding import SHARD_COUNTS, SLOTS, slot_word
 
 LEVELS = 32
 #: One unit of delay, in seconds and as the broker wants it.
@@ -84,6 +91,8 @@ class Plan:
     queues: Sequence[QueueSpec] = ()
     bindings: Sequence[Binding] = ()
     stale: Sequence[Binding] = ()
+    #: Stale too, and gone before the others are made: no message may find both.
+    moved: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +121,10 @@ class Queue:
     `prefetch` (default: the worker's concurrency; with batch handlers, as many as its batches
     need) is how many unfinished jobs a process may hold of it; `weight` is its share of the
     slots beside the app's other queues.
+    `shards` (1, 2, 4 … 64) splits it into so many queues, each with one active consumer at a time,
+    so that it is not one core of one node; jobs of one key (`shard_by` of their class) run one after
+    another, in their order. How many may change; whether it is sharded at all is for ever.
+    `prefetch` is then for each shard.
     `dead_retention` (seconds or a timedelta; default: for ever) is how long its dead letters
     are kept before the broker deletes them. It too is for ever once the queue is declared.
     `consumer_timeout` (seconds or a timedelta; default: the broker's own, 30 minutes) is how long
@@ -119,7 +132,7 @@ class Queue:
     RabbitMQ heeds it from 3.12 on, looks once a minute, and keeps it for ever from 4.3 on.
     """
 
-    __slots__ = ("consumer_timeout", "dead_retention", "max_priority", "name", "prefetch", "type", "weight")
+    __slots__ = ("consumer_timeout", "dead_retention", "max_priority", "name", "prefetch", "shards", "type", "weight")
 
     def __init__(
         self,
@@ -127,6 +140,7 @@ class Queue:
         *,
         type: QueueType = "quorum",  # noqa: A002  (the broker's own word)
         max_priority: int | None = None,
+        shards: int | None = None,
         prefetch: int | None = None,
         weight: int = 1,
         dead_retention: Seconds | None = None,
@@ -135,6 +149,7 @@ class Queue:
         self.name = check_name(name, "Queue")
         self.type: QueueType = type
         self.max_priority = max_priority
+        self.shards = shards
         self.prefetch = prefetch
         self.weight = weight
         self.dead_retention = None if dead_retention is None else in_seconds(dead_retention)
@@ -146,6 +161,13 @@ class Queue:
                 f"max_priority of queue {name!r} must be from 1 to 255, and is for type='classic' only: "
                 "quorum queues have priorities of their own since RabbitMQ 4.0, and none before."
             )
+        if shards is not None and shards not in SHARD_COUNTS:
+            raise DefinitionError(
+                f"shards of queue {name!r} must be one of {', '.join(map(str, SHARD_COUNTS))}, not {shards!r}: "
+                f"each gets as many of {SLOTS} slots. Leave it out for a queue in one piece."
+            )
+        if shards is not None and max_priority is not None:
+            raise DefinitionError(f"Queue {name!r} cannot have shards, which keep an order, and max_priority.")
         if weight < 1 or (prefetch is not None and not 1 <= prefetch <= 65_535):
             raise DefinitionError(f"weight of queue {name!r} must be 1 or more, prefetch from 1 to 65,535.")
         if self.dead_retention is not None and not 1 <= self.dead_retention <= LONGEST_RETENTION:
@@ -179,6 +201,34 @@ class Topology:
 
     def work_queue(self, name: str) -> str:
         return f"{self.jobs}.queue.{name}"
+
+    def shard(self, name: str, number: int) -> str:
+        """One of a sharded queue's. The first has the plain name, so that no queue is both."""
+        return f"{self.jobs}.shard.{name}.{number:02}" if number else self.work_queue(name)
+
+    def parts(self, queue: Queue) -> list[str]:
+        """The broker's names of all that a queue consists of."""
+        return [self.shard(queue.name, number) for number in range(queue.shards or 1)]
+
+    def former_parts(self, queue: Queue) -> list[str]:
+        """Shards that it may have had when it had more of them."""
+        return [] if queue.shards is None else [self.shard(queue.name, each) for each in range(queue.shards, SLOTS)]
+
+    def sharded(self, name: str) -> str:
+        """The exchange of a sharded queue, to which all leads that is for it."""
+        return f"{self.jobs}.sharded.v1.{name}"
+
+    def slots(self, name: str, count: int) -> str:
+        """Where the slots are bound to so many shards."""
+        return f"{self.jobs}.slots.v1.{count}.{name}"
+
+    def crew(self, name: str) -> str:
+        """Where the workers of a sharded queue are counted."""
+        return f"{self.jobs}.crew.v1.{name}"
+
+    def unslotted(self, name: str) -> str:
+        """For what says no slot."""
+        return f"{self.jobs}.unslotted.v1.{name}"
 
     def dead_queue(self, name: str) -> str:
         return f"{self.jobs}.dead.{name}"
@@ -261,6 +311,9 @@ class Topology:
     def app(self, queues: Iterable[Queue], wanted: Sequence[Subscription]) -> Plan:
         """An app's own queues with their dead letters, and just the kinds each should get."""
         own = list(queues)
+        sharded = [queue for queue in own if queue.shards is not None]
+        split = {queue.name for queue in sharded}
+        moved = [binding for queue in sharded for binding in self._moved(queue)]
         stale = [
             Subscription(kind=each.kind, queue=queue.name, exchange=each.exchange)
             for each in wanted
@@ -269,14 +322,27 @@ class Topology:
         ]
         foreign = sorted({each.exchange for each in wanted if each.exchange})
         return Plan(
-            exchanges=[ExchangeSpec(name=name, adopted=True) for name in foreign],
-            queues=[spec for queue in own for spec in (self._work_queue(queue), self._dead_queue(queue))],
-            bindings=[
-                *(binding for queue in own for binding in self._queue_bindings(queue.name)),
-                *(binding for each in wanted for binding in self._subscription(each)),
+            exchanges=[
+                *(ExchangeSpec(name=name, adopted=True) for name in foreign),
+                *(exchange for queue in sharded for exchange in self._shard_exchanges(queue)),
             ],
-            stale=[binding for each in stale for binding in self._subscription(each)],
+            queues=[spec for queue in own for spec in (*self._work_queues(queue), self._dead_queue(queue))],
+            bindings=[
+                *(binding for queue in own for binding in self._queue_bindings(queue)),
+                *self.subscribed(wanted, split),
+            ],
+            # Once more after the others: a worker of another release may have bound meanwhile.
+            stale=[*self.subscribed(stale, split), *moved],
+            moved=moved,
         )
+
+    def subscribed(self, wanted: Iterable[Subscription], split: Container[str]) -> list[Binding]:
+        """What leads kinds to their queues, of which those in `split` are sharded."""
+        return [binding for each in wanted for binding in self._subscription(each, split)]
+
+    def shard_exchanges(self, name: str) -> list[str]:
+        """All that a queue may have had for its shards, whatever their number; the first leads to the others."""
+        return [self.sharded(name), *(self.slots(name, count) for count in SHARD_COUNTS), self.unslotted(name)]
 
     def beat(self, app: str) -> Plan:
         """What the beats of an app share: who leads, what they remember, and what they are told, of runs too."""
@@ -316,7 +382,12 @@ class Topology:
             Binding(source=here, destination=below, key=f"{before}0.#", to_exchange=True),
         )
 
-    def _work_queue(self, queue: Queue) -> QueueSpec:
+    def _work_queues(self, queue: Queue) -> list[QueueSpec]:
+        arguments = self._work_arguments(queue)
+        parts = [QueueSpec(name=name, arguments=arguments) for name in self.parts(queue)]
+        return parts if queue.shards is None else [*parts, QueueSpec(name=self.crew(queue.name), arguments=_QUORUM)]
+
+    def _work_arguments(self, queue: Queue) -> Arguments:
         # `reject` is our last resort for a message the broker will not take back from us; then
         # its own dead-lettering moves it. There is no length limit, so nothing is ever refused:
         # a full target would block the delay levels for everybody.
@@ -326,25 +397,56 @@ class Topology:
         }
         if queue.consumer_timeout is not None:
             own["x-consumer-timeout"] = round(queue.consumer_timeout * 1000)
+        if queue.shards is not None:
+            own[SINGLE] = True
         if queue.type == "quorum":
-            return QueueSpec(name=self.work_queue(queue.name), arguments={**_QUORUM, **own, **_AT_LEAST_ONCE})
+            return {**_QUORUM, **own, **_AT_LEAST_ONCE}
         priority: Arguments = {} if queue.max_priority is None else {"x-max-priority": queue.max_priority}
-        return QueueSpec(name=self.work_queue(queue.name), arguments={"x-queue-type": "classic", **own, **priority})
+        return {"x-queue-type": "classic", **own, **priority}
 
     def _dead_queue(self, queue: Queue) -> QueueSpec:
         kept: Arguments = {} if queue.dead_retention is None else {"x-message-ttl": round(queue.dead_retention * 1000)}
         return QueueSpec(name=self.dead_queue(queue.name), arguments={**_QUORUM, **kept})
 
-    def _queue_bindings(self, name: str) -> Iterable[Binding]:
+    def _queue_bindings(self, queue: Queue) -> Iterable[Binding]:
+        name, is_split = queue.name, queue.shards is not None
         work, dead = self.work_queue(name), self.dead_queue(name)
-        yield Binding(source=self.queues, destination=work, key=work)
+        goal = self.sharded(name) if is_split else work
+        yield Binding(source=self.queues, destination=goal, key=work, to_exchange=is_split)
         yield Binding(source=self.queues, destination=dead, key=dead)
-        yield Binding(source=self.due, destination=work, key=_STARS + _queue_key(name))
+        yield Binding(source=self.due, destination=goal, key=_STARS + _queue_key(name), to_exchange=is_split)
+        if queue.shards is not None:
+            yield from self._shard_bindings(name, queue.shards)
 
-    def _subscription(self, wanted: Subscription) -> Iterable[Binding]:
-        work = self.work_queue(wanted.queue)
-        yield Binding(source=wanted.exchange or self.jobs, destination=work, key=wanted.kind)
-        yield Binding(source=self.due, destination=work, key=_STARS + _kind_key(wanted.kind, wanted.exchange))
+    def _shard_exchanges(self, queue: Queue) -> Iterable[ExchangeSpec]:
+        name, rest = queue.name, self.unslotted(queue.name)
+        # Should somebody delete all shards, jobs must be routed all the same: see `due` above.
+        yield ExchangeSpec(name=rest, type="fanout", arguments={"alternate-exchange": self.unroutable})
+        yield ExchangeSpec(name=self.sharded(name), type="fanout", arguments={"alternate-exchange": rest})
+        slots = self.slots(name, queue.shards or 1)
+        yield ExchangeSpec(name=slots, type="direct", arguments={"alternate-exchange": rest})
+
+    def _shard_bindings(self, name: str, count: int) -> Iterable[Binding]:
+        slots = self.slots(name, count)
+        yield Binding(source=self.unslotted(name), destination=self.shard(name, 0), key="")
+        for slot in range(SLOTS):
+            yield Binding(source=slots, destination=self.shard(name, slot % count), key=slot_word(slot))
+        yield Binding(source=self.sharded(name), destination=slots, key="", to_exchange=True)
+
+    def _moved(self, queue: Queue) -> Iterable[Binding]:
+        """What leads to the slots of another number of shards."""
+        for count in SHARD_COUNTS:
+            if count != queue.shards:
+                there = self.slots(queue.name, count)
+                yield Binding(source=self.sharded(queue.name), destination=there, key="", to_exchange=True)
+
+    def _subscription(self, wanted: Subscription, split: Container[str]) -> Iterable[Binding]:
+        """`split` are the queues that are sharded."""
+        is_split = wanted.queue in split
+        goal = self.sharded(wanted.queue) if is_split else self.work_queue(wanted.queue)
+        source, key = wanted.exchange or self.jobs, _STARS + _kind_key(wanted.kind, wanted.exchange)
+        yield Binding(source=source, destination=goal, key=wanted.kind, to_exchange=is_split)
+        yield Binding(source=self.due, destination=goal, key=key, to_exchange=is_split)
 
 
 def few_hops(seconds: float) -> float:
@@ -365,7 +467,9 @@ _QUORUM: Arguments = {
     "x-queue-leader-locator": "balanced",
     "x-delivery-limit": DELIVERY_LIMIT,
 }
-_LEASE: Arguments = {**_QUORUM, "x-single-active-consumer": True, "x-max-length": LEASE_LENGTH}
+#: What makes a queue a shard.
+SINGLE = "x-single-active-consumer"
+_LEASE: Arguments = {**_QUORUM, SINGLE: True, "x-max-length": LEASE_LENGTH}
 #: A stream, because a queue of length one loses its value when somebody peeks while it is replaced.
 _REGISTER: Arguments = {
     "x-queue-type": "stream",

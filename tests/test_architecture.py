@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 #: From the top down. `*` stands for whatever a room holds, in no order.
 HOUSE: dict[str, tuple[str, ...]] = {
-    "words": ("errors", "clock", "retry", "job", "wire", "handle", "envelope", "outcome", "settings"),
+    "words": ("errors", "clock", "retry", "sharding", "job", "wire", "handle", "envelope", "outcome", "settings"),
     "plans": (
         "topology",
         "definitions",
@@ -54,6 +54,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "amqp.declare",
         "amqp.publisher",
         "amqp.consumer",
+        "amqp.shard",
         "amqp.watchdog",
         "amqp.browse",
         "amqp.lease",
@@ -94,6 +95,7 @@ HOUSE: dict[str, tuple[str, ...]] = {
         "worker.batches",
         "worker.slots",
         "worker.suspicion",
+        "worker.shards",
         "worker.begun",
         "worker.run",
         "worker.severed",

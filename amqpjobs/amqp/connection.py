@@ -8,6 +8,7 @@ one way to be rebuilt, and that one is used every day.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import ssl
@@ -57,6 +58,8 @@ class Session:
         if self.lane is not None:
             frame_max = connection.connection_tune.frame_max
             self.lane.longest = frame_max - AROUND if frame_max else UNLIMITED
+        #: Channels that are closed on purpose.
+        self._released = set[Channel]()
         self._failure: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         closing_of(connection).add_done_callback(self._on_closed)
         #: Around what waits for room on the connection; raises BrokerUnavailableError when it ends.
@@ -95,8 +98,18 @@ class Session:
     async def channel(self, *, confirms: bool) -> Channel:
         """A channel of its own; when it closes, the session fails."""
         channel = await self._open(confirms=confirms)
-        closing_of(channel).add_done_callback(self._on_closed)
+        closing_of(channel).add_done_callback(functools.partial(self._on_channel_closed, channel))
         return channel
+
+    async def release(self, channel: Channel) -> None:
+        """Close one of them, after what was said on it; the session goes on."""
+        self._released.add(channel)
+        if self.lane is not None:
+            self.lane.finish()
+        if not channel.is_closed:
+            await _closed(channel)
+        if not channel.is_closed:
+            self.fail(BrokerUnavailableError("The broker did not answer the close of a channel."))
 
     @contextlib.asynccontextmanager
     async def scratch(self, *, confirms: bool = True) -> AsyncGenerator[Channel]:
@@ -155,6 +168,12 @@ class Session:
         else:
             self._flowing.set()
             self.on_unblocked(self.since - since)
+
+    def _on_channel_closed(self, channel: Channel, closing: "asyncio.Future[object]") -> None:
+        if channel in self._released:
+            self._released.discard(channel)
+        else:
+            self._on_closed(closing)
 
     def _on_closed(self, closing: "asyncio.Future[object]") -> None:
         self.fail(None if closing.cancelled() else closing.exception())

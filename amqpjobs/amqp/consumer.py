@@ -81,6 +81,12 @@ class Consumer:
         if self.session.is_open and not self._channel.is_closed:
             await self._channel.basic_cancel(self._tag)
 
+    async def close(self) -> None:
+        """Let go of the channel: the broker takes back what is not settled, in one step and at its place."""
+        self.is_wanted = False
+        if self.session.is_open:
+            await self.session.release(self._channel)
+
 
 async def consume(session: Session, *, queue: str, name: str, prefetch: int, on_delivery: OnDelivery) -> Consumer:
     """Start consuming `queue`, which the app knows as `name`. Deliveries may come before this returns."""

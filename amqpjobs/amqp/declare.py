@@ -130,7 +130,7 @@ class Declarer:
             return {queue: await self._look(desk, queue) for queue in queues}
 
     async def unbind(self, session: Session, bindings: Sequence[Binding]) -> None:
-        """Remove bindings from queues; what is not bound is left so."""
+        """Remove bindings; what is not bound is left so."""
         await self.plan(session, Plan(stale=bindings))
 
     async def delete_queue(self, session: Session, queue: str, *, only_if_empty: bool) -> int:
@@ -157,6 +157,15 @@ class Declarer:
                 raise _refused(error, "Deleting a queue takes configure on it") from error
             # A quorum queue that is too busy to tell how many there were is deleted with "0".
             return answer.message_count or (state.messages if is_quorum else 0)
+
+    async def delete_exchange(self, session: Session, name: str) -> None:
+        """Delete it with its bindings; one that is not there is no matter."""
+        async with _Desk(session) as desk:
+            channel = await desk.channel()
+            try:
+                await channel.exchange_delete(name)
+            except aiormq.exceptions.ChannelAccessRefused as error:
+                raise _refused(error, "Deleting an exchange takes configure on it") from error
 
     async def _is_quorum(self, desk: "_Desk", queue: str) -> bool:
         """Told by what differs from a classic queue's declare."""
@@ -234,8 +243,10 @@ class Declarer:
                 await self._exchange(desk, exchange)
         for queue in plan.queues:
             await self._queue(desk, queue)
+        for binding in plan.moved:  # AMQP has no way to unbind without an answer
+            await self._unbind(desk, binding)
         await self._bind_all(desk, plan.bindings)
-        for binding in plan.stale:  # AMQP has no way to unbind without an answer
+        for binding in plan.stale:
             await self._unbind(desk, binding)
 
     async def _bind_all(self, desk: "_Desk", bindings: Sequence[Binding]) -> None:
@@ -292,8 +303,9 @@ class Declarer:
 
     async def _unbind(self, desk: "_Desk", binding: Binding) -> None:
         channel = await desk.channel()
+        unbind = channel.exchange_unbind if binding.to_exchange else channel.queue_unbind
         try:
-            await channel.queue_unbind(binding.destination, binding.source, binding.key)
+            await unbind(binding.destination, binding.source, binding.key)
         except aiormq.exceptions.ChannelClosed as error:
             raise _unbound(error, binding) from error
 
@@ -348,6 +360,8 @@ def _value(words: str) -> str | int | None:
     quoted = _QUOTED.search(words)
     if quoted is None:
         return None
+    if words.rstrip().endswith("of type 'bool'"):
+        return quoted[1] == "true"
     return int(quoted[1]) if re.fullmatch(r"-?\d+", quoted[1]) else quoted[1]
 
 

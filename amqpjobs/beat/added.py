@@ -40,6 +40,7 @@ class Added(BaseModel):
     payload: str
     exchange: Annotated[str, Field(max_length=255)] = ""
     delay: Span | None = None
+    shard_by: Annotated[str, Field(max_length=255)] | None = None
     misfire: Misfire = "once"
     limit: int = CATCH_UP
     grace: Span = GRACE
@@ -61,7 +62,9 @@ class Added(BaseModel):
         """What a beat follows. Raises DefinitionError for what cannot be."""
         check_name(self.kind, "Kind")
         _check_payload(self.payload)
-        options = JobOptions(kind=self.kind, version=self.version, exchange=self.exchange, delay=self.delay)
+        options = JobOptions(
+            kind=self.kind, version=self.version, exchange=self.exchange, delay=self.delay, shard_by=self.shard_by
+        )
         return Scheduled(
             name=self.name,
             schedule=self.schedule.schedule(),
@@ -91,6 +94,7 @@ def added_of(scheduled: Scheduled) -> Added:
         payload=payload.payload.decode(),
         exchange=own.exchange,
         delay=own.delay,
+        shard_by=own.shard_by,
         misfire=scheduled.misfire,
         limit=scheduled.limit,
         grace=scheduled.grace,

@@ -54,7 +54,10 @@ def describe(app: App[Any]) -> dict[str, Any]:
         "app": app.name,
         "namespace": settings.namespace,
         "concurrency": settings.concurrency,
-        "queues": [{"name": queue.name, "type": queue.type, "prefetch": queue.prefetch} for queue in app.queues],
+        "queues": [
+            {"name": each.name, "type": each.type, "prefetch": each.prefetch, "shards": each.shards}
+            for each in app.queues
+        ],
         "handlers": [
             {
                 "kind": handler.kind,

@@ -3,7 +3,7 @@
 AMQP lists neither, so they must be named. Nothing that the TARGETs still want is removed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from amqpjobs.cli.console import out
 from amqpjobs.cli.session import connected
 from amqpjobs.errors import DefinitionError, TopologyMismatchError
 from amqpjobs.job import check_name
-from amqpjobs.topology import Subscription
+from amqpjobs.topology import Queue, Subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,8 @@ def prune(
 
     Asks first. Refuses what the TARGETs still name, a queue with consumers, and one that is not empty unless
     --with-messages is given. Stop its workers before: what they hold is not counted. Delayed jobs and retries
-    that are still on their way to a deleted queue end in the queue for unroutable ones.
+    that are still on their way to a deleted queue end in the queue for unroutable ones. Of a sharded queue that
+    the TARGETs still name only shards are removed that it had when it had more of them.
 
     \b
       amqpjobs topology prune services.email --queue newsletters
@@ -71,7 +72,7 @@ def prune(
     _check(apps, wish)
     if kinds:
         return run_async(_unbind(app, wish, dry_run, yes))
-    return run_async(_delete(app, wish, dry_run, yes))
+    return run_async(_delete(apps, wish, dry_run, yes))
 
 
 def _check(apps: Sequence[App[Any]], wish: Wish) -> None:
@@ -83,7 +84,7 @@ def _check(apps: Sequence[App[Any]], wish: Wish) -> None:
         raise click.UsageError(str(error)) from None
     for app in apps:
         for queue in wish.queues:
-            if not wish.kinds and queue in {each.name for each in app.queues}:
+            if not wish.kinds and queue in {each.name for each in app.queues if each.shards is None}:
                 raise click.UsageError(f"App {app.name!r} still works on queue {queue!r}.")
         for wanted in app.registry.subscriptions():
             if wanted in _subscriptions(wish):
@@ -108,7 +109,9 @@ async def _unbind(app: App[Any], wish: Wish, dry_run: bool, yes: bool) -> int:
             out.print(f"  {'would' if dry_run else 'will'} unbind {each.kind} from queue {each.queue}, if it is bound")
         if not _go_on(dry_run, yes):
             return 0 if dry_run else FAILED
-        await declarer.unbind(session, app.topology.app([], _subscriptions(wish)).bindings)
+        exists = {queue: await _is_sharded(app, queue, session, declarer) for queue in wish.queues}
+        split = {queue for queue, is_sharded in exists.items() if is_sharded}
+        await declarer.unbind(session, app.topology.subscribed(_subscriptions(wish), split))
     for each in _subscriptions(wish):
         out.print(Text.assemble(("unbound ", "green"), f"{each.kind} from queue {each.queue}"))
     return 0
@@ -117,9 +120,11 @@ async def _unbind(app: App[Any], wish: Wish, dry_run: bool, yes: bool) -> int:
 # Delete
 
 
-async def _delete(app: App[Any], wish: Wish, dry_run: bool, yes: bool) -> int:
+async def _delete(apps: Sequence[App[Any]], wish: Wish, dry_run: bool, yes: bool) -> int:
+    app = apps[0]
+    kept = {queue.name: queue for each in apps for queue in each.queues if queue.shards is not None}
     async with connected(app) as (session, declarer):
-        found = await _deletable(app, wish, session, declarer)
+        found = await _deletable(app, wish, kept, session, declarer)
         if not found:
             out.print("There is nothing to delete.")
             return 0
@@ -128,6 +133,9 @@ async def _delete(app: App[Any], wish: Wish, dry_run: bool, yes: bool) -> int:
             out.print(f"  {'would' if dry_run else 'will'} delete queue {name}{what}")
         if not _go_on(dry_run, yes):
             return 0 if dry_run else FAILED
+        for queue in wish.queues:
+            if queue not in kept:
+                await _delete_exchanges(app, queue, session, declarer)
         for name in found:
             try:
                 gone = await declarer.delete_queue(session, name, only_if_empty=not wish.with_messages)
@@ -138,9 +146,35 @@ async def _delete(app: App[Any], wish: Wish, dry_run: bool, yes: bool) -> int:
     return 0
 
 
-async def _deletable(app: App[Any], wish: Wish, session: Session, declarer: Declarer) -> dict[str, int]:
+async def _delete_exchanges(app: App[Any], queue: str, session: Session, declarer: Declarer) -> None:
+    """Those of a sharded queue: nothing may lead to where no queue is left."""
+    if await _is_sharded(app, queue, session, declarer):
+        for exchange in app.topology.shard_exchanges(queue):
+            await declarer.delete_exchange(session, exchange)
+
+
+async def _is_sharded(app: App[Any], queue: str, session: Session, declarer: Declarer) -> bool:
+    return await declarer.exchange_exists(session, app.topology.sharded(queue))
+
+
+async def _parts(
+    app: App[Any], queue: str, kept: Mapping[str, Queue], session: Session, declarer: Declarer
+) -> list[str]:
+    """What there may be of a queue, shards from the last to the first: that is how workers look for former ones."""
+    topology = app.topology
+    if queue in kept:
+        return topology.former_parts(kept[queue])[::-1]
+    whole = [topology.work_queue(queue), topology.dead_queue(queue)]
+    if not await _is_sharded(app, queue, session, declarer):
+        return whole
+    return [*topology.former_parts(Queue(queue, shards=1))[::-1], topology.crew(queue), *whole]
+
+
+async def _deletable(
+    app: App[Any], wish: Wish, kept: Mapping[str, Queue], session: Session, declarer: Declarer
+) -> dict[str, int]:
     """The queues that are there, and how much is in them. Raises ClickException when one must stay."""
-    names = [name for queue in wish.queues for name in (app.topology.work_queue(queue), app.topology.dead_queue(queue))]
+    names = [name for queue in wish.queues for name in await _parts(app, queue, kept, session, declarer)]
     found = dict[str, int]()
     for name in names:
         state = await declarer.look(session, name)

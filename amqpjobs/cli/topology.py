@@ -90,9 +90,16 @@ def _show_plan(plan: Plan) -> None:
 def _show_details(name: str, arguments: Arguments, bindings: Iterable[Binding]) -> None:
     if shown := _arguments(arguments):
         out.print(Text(f"    {shown}", "dim"))
+    keys = dict[str, list[str]]()
     for binding in bindings:
         if binding.destination == name:
-            out.print(Text(f"    bound to {binding.source} by {_key(binding.key)}"))
+            keys.setdefault(binding.source, []).append(binding.key)
+    for source, some in keys.items():
+        if len(some) > SHOWN:  # a shard's slots
+            out.print(Text(f"    bound to {source} by {len(some)} keys, {_key(some[0])} and others"))
+        else:
+            for key in some:
+                out.print(Text(f"    bound to {source} by {_key(key)}"))
 
 
 def _arguments(arguments: Arguments) -> str:
@@ -260,7 +267,8 @@ def _announce(app: App[Any], plan: Plan, found: Comparison, will: str) -> None:
     for subscription in app.registry.subscriptions():
         out.print(f"  {will} bind {subscription.kind} to queue {subscription.queue}, unless it is bound")
     for binding in plan.stale:
-        if binding.source != app.topology.due:  # each has a twin there, for delayed jobs
+        # Each has a twin at `due`, for delayed jobs; another number of shards is nobody's business most often.
+        if binding.source != app.topology.due and binding not in plan.moved:
             out.print(f"  {will} unbind {binding.key} from {binding.destination}, if it is bound")
 
 

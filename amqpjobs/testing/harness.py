@@ -282,7 +282,7 @@ class Harness(Generic[S]):
         return ", ".join(sorted({run.envelope.kind for run in self._record.runs.values()}))
 
     def _work_queues(self) -> list[str]:
-        return [self._app.topology.work_queue(queue.name) for queue in self._app.queues]
+        return [name for queue in self._app.queues for name in self._app.topology.parts(queue)]
 
     def _endless(self) -> NoReturn:
         raise AssertionError(

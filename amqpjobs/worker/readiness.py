@@ -34,10 +34,11 @@ class Holders:
         return f"they have outlived their timeouts, one by {max(beyond):.0f} s ({_kinds_of(self._since)})"
 
 
-def unconsumed(queues: Mapping[str, str], consumers: Sequence[Consumer]) -> list[str]:
-    """The queues without a consumer that gets what comes; `queues` has the broker's names of ours."""
+def unconsumed(parts: Mapping[str, str], consumers: Sequence[Consumer]) -> list[str]:
+    """The queues of which a part has no consumer that gets what comes; `parts` has our names of the broker's."""
     consumed = {each.queue for each in consumers if each.is_wanted and each.is_known and each.session.is_open}
-    return [f"queue {name}: no consumer" for name, queue in queues.items() if queue not in consumed]
+    missing = dict.fromkeys(name for part, name in parts.items() if part not in consumed)
+    return [f"queue {name}: no consumer" for name in missing]
 
 
 def _kinds_of(runs: Collection[Run]) -> str:

@@ -22,7 +22,7 @@ from amqpjobs.amqp.watchdog import Watchdog
 from amqpjobs.client import Client
 from amqpjobs.clock import end_task
 from amqpjobs.effects import Effect
-from amqpjobs.errors import DefinitionError
+from amqpjobs.errors import AmqpJobsError, DefinitionError
 from amqpjobs.events import (
     Events,
     WorkerStarted,
@@ -48,6 +48,7 @@ from amqpjobs.worker.readiness import Holders, unconsumed
 from amqpjobs.worker.run import Run
 from amqpjobs.worker.running import Running
 from amqpjobs.worker.settle import Settler
+from amqpjobs.worker.shards import Shards
 from amqpjobs.worker.suspicion import Suspicion
 from amqpjobs.worker.threads import Threads
 from amqpjobs.worker.ticks import Ticks
@@ -129,6 +130,15 @@ class Worker:
         self._consumers: list[Consumer] = []
         self._threads = Threads()
         self._declarer = Declarer(app.topology, app.events)
+        self._shards = Shards(
+            topology=app.topology,
+            declarer=self._declarer,
+            events=app.events,
+            suspicion=self._suspicion,
+            prefetch=self._prefetch,
+            on_delivery=self._intake.add,
+            rejoins=self._rejoins,
+        )
         self._consuming = Link("worker", app.settings, app.events, self._prepare)
         self._publishing = Link("worker publisher", app.settings, app.events, self._prepare_nothing)
         self._publisher = Publisher(self._publishing, longest_body=AS_LARGE_AS_IT_CAME)
@@ -156,8 +166,8 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Jobs that came and have not begun: for a slot, for the rest of their batch, or after a crash."""
-        return self._intake.waiting
+        """Jobs that came and have not begun: for a slot, for the rest of their batch, after a crash, for their key."""
+        return self._intake.waiting + self._shards.waiting
 
     @property
     def cancelled(self) -> int:
@@ -178,8 +188,8 @@ class Worker:
         if self._stop_asked.is_set() or self._is_stopping:
             return ["draining"]
         absent = [link.absence for link in (self._consuming, self._publishing) if not link.is_up]
-        queues = {queue.name: self._app.topology.work_queue(queue.name) for queue in self._queues}
-        missing = unconsumed(queues, self._consumers) if self._consuming.is_up else []
+        parts = {part: queue.name for queue in self._queues for part in self._app.topology.parts(queue)}
+        missing = unconsumed(parts, self._all_consumers()) if self._consuming.is_up else []
         return [*absent, *missing, *self._stuck()]
 
     async def left(self) -> int:
@@ -188,7 +198,8 @@ class Worker:
         Waits while the broker is away; raises BrokerError, or the client library's error, when it goes away.
         """
         session = await self._publishing.session()
-        queues = [self._app.topology.work_queue(queue.name) for queue in self._queues]
+        queues = {part for queue in self._queues for part in self._app.topology.parts(queue)}
+        queues |= {each.queue for each in self._shards.consumers}  # those of a greater number of shards too
         ready = [await self._declarer.count(session, queue) or 0 for queue in queues]
         return sum(ready) + self.waiting + self.running
 
@@ -232,8 +243,9 @@ class Worker:
             self._running = self._made_running(execution, await self._entered_quarantine(stack, execution))
             await stack.enter_async_context(self._consuming)
             await self._consuming.first_session()
-            watchdog = Watchdog(self._declarer, app.settings.heartbeat, lambda: self._consumers)
+            watchdog = Watchdog(self._declarer, app.settings.heartbeat, self._all_consumers)
             stack.push_async_callback(end_task, asyncio.create_task(watchdog.watch()))
+            stack.push_async_callback(end_task, asyncio.create_task(self._shards.watch()))
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
             stack.push_async_callback(end_task, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()
@@ -265,17 +277,20 @@ class Worker:
         if self._is_stopping:
             return
         self._is_stopping = True
+        self._shards.leave()
         await self._cancel_consumers()
         await self._app.clock.sleep(0)  # the library hands on what came before the cancel-ok
         waiting = self._intake.close()
         for delivery in waiting:
             await self._settler.settle(delivery, None, Returned())
-        self._app.events.emit(WorkerStopping(self.running, len(waiting)))
+        self._app.events.emit(WorkerStopping(self.running, len(waiting) + self._shards.waiting))
+        giving_up = asyncio.create_task(self._give_up_shards())
         if self._running is not None:
             await self._running.wait(self._grace, self._hurry_asked)
             self._running.cut_short()
             self._hurry_asked.clear()
             await self._running.wait(LAST_WORDS, self._hurry_asked)
+        await end_task(giving_up)  # what is left goes with the connection
 
     def _levels(self, client: Client) -> dict[Level, Look]:
         return {
@@ -315,7 +330,7 @@ class Worker:
             quarantine=quarantine,
             suspicion=self._suspicion,
             longest_body=self._settings.max_body,
-            limit=sum(self._prefetch.values()),
+            limit=sum(self._prefetch[queue.name] * (queue.shards or 1) for queue in self._queues),
             pull=self._next,
             on_left=self._left,
         )
@@ -344,7 +359,9 @@ class Worker:
                     on_delivery=self._received,
                 )
                 for queue in self._queues
+                if queue.shards is None
             ]
+            await self._shards.open(session, [queue for queue in self._queues if queue.shards is not None])
 
     async def _prepare_nothing(self, session: Session) -> None:
         """The publishing connection needs no more than to be open."""
@@ -361,14 +378,21 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
-        if self._running is None or not self._running.rejoin(delivery):
+        if not self._rejoins(delivery):
             self._intake.add(delivery)
+
+    def _rejoins(self, delivery: Delivery) -> bool:
+        return self._running is not None and self._running.rejoin(delivery)
+
+    def _all_consumers(self) -> list[Consumer]:
+        return [*self._consumers, *self._shards.consumers]
 
     def _note_lost(self) -> None:
         """What we held when a connection went comes back, and has killed nobody."""
         if self._running is not None:
             self._running.note_lost()
         self._suspicion.pardon(self._intake.drop_lost())
+        self._shards.drop_lost()
 
     def _wake(self) -> None:
         if self._running is not None:
@@ -387,8 +411,12 @@ class Worker:
     async def _cancel_consumers(self) -> None:
         with contextlib.suppress(TimeoutError, *CLIENT_ERRORS):
             async with self._app.clock.timeout(LAST_WORDS):
-                for consumer in self._consumers:
+                for consumer in [*self._consumers, *self._shards.crew]:
                     await consumer.cancel()
+
+    async def _give_up_shards(self) -> None:
+        with contextlib.suppress(*CLIENT_ERRORS, AmqpJobsError):
+            await self._shards.close()
 
 
 def _chosen(app: Service, names: Sequence[str] | None) -> list[Queue]:

@@ -16,6 +16,7 @@ from amqpjobs import (
     Cancel,
     Job,
     JobContext,
+    Queue,
     Retry,
     Snooze,
     UnconfirmedError,
@@ -646,3 +647,27 @@ async def test_a_harness_can_be_used_again_but_not_twice_at_once() -> None:
 async def test_leaving_does_not_wait_for_jobs() -> None:
     async with asyncio.timeout(PATIENCE), Harness(app):
         await app.enqueue(Hung())
+
+
+class Move(Job[None], kind="move", shard_by="account"):
+    account: str
+    number: int
+    fails: bool = False
+
+
+async def test_a_sharded_queue_keeps_its_order_and_is_drained() -> None:
+    app, moved = App("accounts", queues=[Queue("moves", shards=4)], retry=fixed(10)), dict[str, list[int]]()
+
+    @app.handler(Move, queue="moves")
+    async def move(job: Move, ctx: JobContext[None]) -> None:
+        moved.setdefault(job.account, []).append(job.number)
+        if job.fails and ctx.attempt == 1:
+            raise ValueError("as asked")
+
+    async with Harness(app) as harness:
+        await app.enqueue_many(Move(account=f"{n % 5}", number=n, fails=n == 2) for n in range(50))
+        await app.enqueue(Move(account="4", number=50), delay=60)
+        await harness.drain()
+
+    assert moved["2"] == [*range(2, 50, 5), 2]
+    assert moved["4"] == [*range(4, 50, 5), 50]

@@ -41,7 +41,7 @@ from amqpjobs.permissions import (
     scheduler_permissions,
     worker_permissions,
 )
-from amqpjobs.topology import Topology
+from amqpjobs.topology import Queue, Topology
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import BenchOn, control
 from tests.support.apps import NAMESPACE, Bench, Note, Ran, Seen, record, watch
@@ -211,6 +211,41 @@ async def test_with_declaring_off_what_is_printed_suffices_and_one_less_does_not
             # Before 4.2.6 anybody may see what there is.
             if what == "read" or is_at_least(node, 4, 2, 6):
                 await refuses_to_start(as_user(f"worker without {what} on {place}"), place)
+
+
+async def test_a_worker_of_a_sharded_queue_needs_what_is_printed_and_one_less_is_told(
+    make_node: MakeNode, bench_on: BenchOn, unique: Callable[[], str]
+) -> None:
+    node, name = await asyncio.to_thread(make_node), unique()
+    async with bench_on(node) as bench:
+        kind = bench.kind(shard_by="n")
+
+        def as_user(user: str, *, declare: bool) -> tuple[App[None], Seen[Ran]]:
+            settings = bench.settings(url=url_of(node, user), declare=declare, namespace=NAMESPACE)
+            app = bench.app(name, queues=[Queue(name, shards=2)], settings=settings)
+            return app, record(app, kind)
+
+        app, _ = as_user("", declare=True)
+        topology = app.topology
+        declaring = worker_permissions(topology, app.queues, app.plan(), declares=True)
+        working = worker_permissions(topology, app.queues, app.plan(), declares=False)
+        parts = [*topology.parts(app.queues[0]), topology.crew(name)]
+        users = {f"without {part}": without(working, "read", part) for part in parts}
+        exchange = topology.sharded(name)
+        users |= {f"without {exchange}": without(declaring, "write", exchange)}
+        await make_users(node, {"declaring": declaring, "working": working, **users})
+
+        for user in ("declaring", "working"):  # the first makes what the other needs
+            app, ran = as_user(user, declare=user == "declaring")
+            async with Worker(app):
+                await app.enqueue_many([kind(n=n) for n in range(8)], delay=0.1)
+                await app.enqueue_many([kind(n=n) for n in range(8)])
+                await ran.until(16)
+        for part in (*parts, exchange):
+            app, _ = as_user(f"without {part}", declare=part == exchange)
+            with pytest.raises(AccessRefusedError, match=part):
+                async with Worker(app):
+                    pass
 
 
 async def test_a_worker_that_may_not_write_to_the_levels_tells_that_retries_fail(

@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import aiormq
+import pytest
+
 from tests.conftest import MakeNode
 from tests.scenarios.conftest import control
 from tests.support.broker import Broker, plain_client
@@ -273,3 +276,40 @@ def answer(shop: Shop, command: str, word: str) -> tuple[int, str]:
         process.wait()
         os.close(master)
     return process.returncode, text
+
+
+async def test_prune_removes_former_shards_of_a_queue_and_all_of_one_that_is_named_no_more(
+    shop: Shop, broker: Broker
+) -> None:
+    plain = (shop.folder / "shop.py").read_text()
+
+    def split(shards: int) -> None:
+        declared = f'App("{shop.name}", queues=[Queue("{shop.name}-hot", shards={shards})])'
+        sharded = plain.replace(f'App("{shop.name}")', declared).replace("import App,", "import App, Queue,")
+        sharded = sharded.replace('.order")', '.order", shard_by="number")')
+        (shop.folder / "shop.py").write_text(sharded.replace("max_attempts=1", f'queue="{shop.name}-hot"'))
+
+    split(8)
+    shown, applied = shop.run("amqpjobs topology show shop")[1], shop.run("amqpjobs topology apply shop")
+    split(4)
+    fewer = shop.run("amqpjobs topology apply shop")
+    hot, prune = f"{shop.name}-hot", f"amqpjobs topology prune shop --queue {shop.name}-hot --yes"
+    shards = [f"tests.shard.{hot}.{number:02}" for number in range(1, 8)]
+    assert [await broker.exists(shard) for shard in shards] == 7 * [True]
+    smaller = shop.run(prune)
+    there = [await broker.exists(shard) for shard in shards]
+    (shop.folder / "shop.py").write_text(plain)
+    shop.run("amqpjobs topology apply shop")
+    whole = shop.run(prune)
+
+    assert f"bound to tests.slots.v1.8.{hot} by 8 keys, amqpjobs-slot-03 and others" in shown
+    for code, text in (applied, fewer, smaller, whole):
+        assert code == 0, text
+    assert "tests.slots" not in fewer[1]
+    assert there == 3 * [True] + 4 * [False]
+    left = [*shards, f"tests.queue.{hot}", f"tests.dead.{hot}", f"tests.crew.v1.{hot}"]
+    assert [await broker.exists(queue) for queue in left] == len(left) * [False]
+    for exchange in (f"tests.sharded.v1.{hot}", f"tests.slots.v1.4.{hot}", f"tests.unslotted.v1.{hot}"):
+        with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
+            async with broker.channel() as channel:
+                await channel.exchange_declare(exchange, passive=True)

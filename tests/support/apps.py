@@ -19,6 +19,7 @@ from amqpjobs.events import Event, Events
 from amqpjobs.job import ClassOptions
 from amqpjobs.registry import HandlerOptions
 from amqpjobs.settings import load_settings
+from amqpjobs.topology import Topology
 from tests.support.broker import PATIENCE, Broker
 
 T = TypeVar("T")
@@ -167,12 +168,19 @@ class Bench:
                 await app.close()
         for app in self._apps:
             for queue in app.queues:
-                await self.broker.delete_queue(app.topology.work_queue(queue.name))
-                await self.broker.delete_queue(app.topology.dead_queue(queue.name))
+                await self._remove(app.topology, queue)
             for exchange in {each.exchange for each in app.registry.subscriptions() if each.exchange}:
                 await self.broker.delete_exchange(exchange)
         for name in self._queues:
             await self.broker.delete_queue(name)
+
+    async def _remove(self, topology: Topology, queue: Queue) -> None:
+        for name in (*topology.parts(queue), topology.dead_queue(queue.name)):
+            await self.broker.delete_queue(name)
+        if queue.shards is not None:
+            await self.broker.delete_queue(topology.crew(queue.name))
+            for exchange in topology.app([queue], []).exchanges:
+                await self.broker.delete_exchange(exchange.name)
 
 
 def work_queue(app: App[Any], name: str | None = None) -> str:

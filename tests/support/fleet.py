@@ -23,9 +23,10 @@ ENDED_WITHIN = 2 * PATIENCE
 
 
 class Fleet:
-    """So many workers of `killer_app`, entered with all of them consuming."""
+    """So many workers of an app, entered with all of them consuming."""
 
-    def __init__(self, url: str, folder: Path, count: int, **settings: object) -> None:
+    def __init__(self, url: str, folder: Path, count: int, home: str = HOME, /, **settings: object) -> None:
+        self._home = home
         given = {f"AMQPJOBS_{key.upper()}": str(value) for key, value in settings.items()}
         own = {"AMQPJOBS_URL": url, "AMQPJOBS_NAMESPACE": NAMESPACE, "AMQPJOBS_LOG_FORMAT": "json"}
         self._environment = os.environ | own | given
@@ -102,7 +103,7 @@ class Fleet:
         log = self._folder / f"log-{len(self._logs)}"
         with log.open("wb") as output:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "amqpjobs", "run", HOME],
+                [sys.executable, "-m", "amqpjobs", "run", self._home],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -122,6 +123,14 @@ class Ledger:
     def runs(self, job: str, what: str = "run") -> list[tuple[int, int]]:
         """Attempt and process of each start of a job."""
         return [(attempt, pid) for word, name, attempt, pid in self._lines() if (word, name) == (what, job)]
+
+    def firsts(self) -> list[tuple[str, int]]:
+        """Each job with the process in which it first ran, in the order in which they did."""
+        first = dict[str, int]()
+        for word, name, _, pid in self._lines():
+            if word == "run":
+                first.setdefault(name, pid)
+        return list(first.items())
 
     def attempts(self) -> dict[str, set[int]]:
         """The attempts each job has seen."""

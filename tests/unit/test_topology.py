@@ -435,3 +435,31 @@ def test_only_a_queue_that_asks_for_it_has_a_consumer_timeout_of_its_own(kind: Q
 
 def test_a_queue_shows_its_name_and_type() -> None:
     assert repr(Queue("a")) == "Queue('a', type='quorum')"
+
+
+def test_a_sharded_queue_leads_to_its_slots_and_what_finds_none_to_the_first_shard_or_to_unroutable() -> None:
+    plan = TOPOLOGY.app([Queue("work", shards=4)], [Subscription(kind="k", queue="work")])
+    broker = Broker(TOPOLOGY.infrastructure(), plan)
+    slots = [each for each in plan.bindings if each.key.startswith("amqpjobs-slot-")]
+
+    for route in (TOPOLOGY.by_kind("k"), TOPOLOGY.to_queue("work"), TOPOLOGY.delayed(3, kind="k")):
+        assert broker.walk(route).ends == {TOPOLOGY.work_queue("work")}
+    assert {each.destination for each in slots} == set(TOPOLOGY.parts(Queue("work", shards=4)))
+    assert len(slots) == 64
+    broker.bindings = [each for each in broker.bindings if not each.destination.startswith("amqpjobs.queue.")]
+    assert broker.walk(TOPOLOGY.delayed(3, queue="work")).ends == {TOPOLOGY.unroutable}
+
+
+def test_another_number_of_shards_is_unbound_before_and_after_this_one_is_bound() -> None:
+    plan = TOPOLOGY.app([Queue("work", shards=4)], [])
+
+    assert {each.destination for each in plan.moved} == {TOPOLOGY.slots("work", n) for n in (1, 2, 8, 16, 32, 64)}
+    assert set(plan.moved) <= set(plan.stale)
+    assert not set(plan.moved) & set(plan.bindings)
+
+
+def test_a_queue_in_one_piece_has_nothing_of_a_sharded_one() -> None:
+    plan = TOPOLOGY.app([Queue("work")], [Subscription(kind="k", queue="work")])
+
+    assert (plan.exchanges, plan.moved, plan.stale) == ([], [], [])
+    assert [each.name for each in plan.queues] == [TOPOLOGY.work_queue("work"), TOPOLOGY.dead_queue("work")]

@@ -92,7 +92,7 @@ class FakeConsumer:
     session: FakeSession = field(default_factory=FakeSession)
 
 
-QUEUES = {"email": "tests.queue.email", "bulk": "tests.queue.bulk"}
+QUEUES = {"tests.queue.email": "email", "tests.queue.bulk": "bulk"}
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_a_queue_without_a_consumer_is_named(consumer: FakeConsumer) -> None:
 
 
 def test_queues_that_are_consumed_are_no_trouble() -> None:
-    assert unconsumed(QUEUES, cast("list[Consumer]", [FakeConsumer(queue) for queue in QUEUES.values()])) == []
+    assert unconsumed(QUEUES, cast("list[Consumer]", [FakeConsumer(queue) for queue in QUEUES])) == []
