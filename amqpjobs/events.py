@@ -78,6 +78,38 @@ class SettleFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyUndelivered(Event):
+    """The answer to a job reached nobody, as when its caller is gone. The job has ended all the same."""
+
+    envelope: Envelope
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxOpened(Event):
+    """This process hears the answers to its jobs, in a queue of its own."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxFailed(Event):
+    """It cannot hear them, for a reason that waiting does not mend. It tries again when a result is next asked for."""
+
+    queue: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyDropped(Event):
+    """A message in the queue of this process's answers is of no use: it is `garbage`, or nobody awaits it any more."""
+
+    queue: str
+    job_id: str | None
+    garbage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
     """A connection is up. `role` says whose, `url` has no password; `is_again`: after one that was lost."""
 

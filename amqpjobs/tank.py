@@ -70,6 +70,8 @@ class Tank:
         """Raises BufferFullError, and what `Drafts.check` raises."""
         if options.get("deadline") is not None:
             raise ValueError("A job in a buffer has no deadline; `expires` says for how long it is of use.")
+        if options.get("reply"):
+            raise ValueError("A job in a buffer has no reply: use `enqueue` or `call` of the app for a result.")
         waiting = self._waiting(job, options)
         if not self.backlog.put(waiting):
             raise self._full(waiting)

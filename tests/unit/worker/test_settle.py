@@ -33,6 +33,8 @@ from amqpjobs.outcome import (
     Returned,
     Snoozed,
 )
+from amqpjobs.registry import Registry
+from amqpjobs.replies import Replies
 from amqpjobs.settings import host_name
 from amqpjobs.topology import LONGEST_DELAY, Topology
 from amqpjobs.wire import Delivery, Properties, Publication, table_size
@@ -41,6 +43,8 @@ from tests.support.clock import FakeClock
 from tests.unit.making import NOW, FakePublisher, FakeSettler, delivery, envelope, watched
 
 TOPOLOGY = Topology("amqpjobs")
+#: Bytes of an answer.
+LONGEST_ANSWER = 10_000
 #: Header values of a dead letter whose handler failed.
 FAILED = Dead(DeadReason.ATTEMPTS_EXHAUSTED, ValueError("wrong"))
 
@@ -60,6 +64,7 @@ class Bench:
             publisher=cast("Publisher", self.publisher),
             clock=self.clock,
             events=self.events,
+            replies=Replies(TOPOLOGY, Registry("work"), longest=LONGEST_ANSWER),
             effects=effects,
         )
 
