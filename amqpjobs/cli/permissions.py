@@ -54,9 +54,10 @@ def permissions(
     A producer enqueues jobs of the TARGETs, which may be contracts. A worker works on their queues, and enqueues
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
     AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing. Either may await results (`call`,
-    `reply=True`) with --calls: each process then has a queue of its own, which it declares itself. A beat publishes the ticks of
-    their schedules; a worker with --beat needs what both do. A scheduler uses `amqpjobs schedule` on them, or the
-    same from Python, and enqueues nothing by itself.
+    `reply=True`) with --calls: each process then has a queue of its own, which it always declares itself.
+
+    A beat publishes the ticks of their schedules; a worker with --beat needs what both do. A scheduler uses `amqpjobs
+    schedule` on them, or the same from Python, and enqueues nothing by itself.
 
     An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, `amqpjobs schedule` on their
     schedules if they have any, and may configure nothing. An
