@@ -93,6 +93,13 @@ class MailboxOpened(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxClosed(Event):
+    """It awaits no answers any more."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class MailboxFailed(Event):
     """It cannot hear them, for a reason that waiting does not mend. It tries again when a result is next asked for."""
 

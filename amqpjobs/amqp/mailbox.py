@@ -21,7 +21,7 @@ from amqpjobs.amqp.consumer import Consumer, consume
 from amqpjobs.amqp.declare import Declarer
 from amqpjobs.clock import end_task
 from amqpjobs.errors import BrokerError, BrokerUnavailableError
-from amqpjobs.events import Events, MailboxFailed, MailboxOpened
+from amqpjobs.events import Events, MailboxClosed, MailboxFailed, MailboxOpened
 from amqpjobs.topology import Topology
 from amqpjobs.wire import Delivery
 
@@ -86,6 +86,7 @@ class Mailbox:
         session, consumer = self._session, self._consumer
         await end_task(keeper)
         self._tell(BrokerUnavailableError("The mailbox was closed."))
+        self._events.emit(MailboxClosed(self._name))
         if session is None or consumer is None or not session.is_open:
             return
         # Else it expires by itself.

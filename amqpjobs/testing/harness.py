@@ -174,6 +174,8 @@ class Harness(Generic[S]):
         if self._works:
             worker = Worker(self._app, grace=0, apart=False)
             await worker.__aenter__()
+            # What a test awaits is not lost with a worker that crashes: the app has a connection of its own.
+            self._app.lend(None)
             self._worker = worker
 
     async def _stop_worker(self) -> None:

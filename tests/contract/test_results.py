@@ -28,7 +28,7 @@ from amqpjobs import (
     Worker,
 )
 from amqpjobs.events import JobEnded, MailboxOpened, ParkedReleased, ReplyDropped, ReplyUndelivered
-from amqpjobs.handle import EnqueueOptions
+from amqpjobs.handle import CallOptions
 from amqpjobs.outcome import Completed
 from amqpjobs.topology import Topology
 from tests.support.apps import NAMESPACE, Bench, Seen, watch, work_queue
@@ -413,7 +413,8 @@ async def test_an_answer_that_comes_while_its_caller_is_not_connected_waits_for_
         caller = bench.app(settings=bench.settings(url=cable.url))
         opened, ended = watch(caller.events, MailboxOpened), watch(service.app.events, JobEnded)
         async with Worker(service.app):
-            waiting = asyncio.create_task(caller.call(service.job(4, behave="wait"), timeout=PATIENCE))
+            handle = await caller.enqueue(service.job(4, behave="wait"), reply=True)
+            waiting = asyncio.create_task(handle.result(PATIENCE))
             await service.runs.until(1)
             cable.cut()
             service.gate.set()
@@ -611,7 +612,7 @@ async def test_a_result_is_not_waited_for_in_an_event_loop(bench: Bench) -> None
 
 
 async def test_an_option_that_is_not_one_of_a_call_is_refused(bench: Bench) -> None:
-    misspelt = cast("EnqueueOptions", {"dealy": 3})
+    misspelt = cast("CallOptions", {"dealy": 3})
 
     with pytest.raises(TypeError, match="Did you mean 'delay'"):
         await bench.app().call(add_up(bench)(numbers=[]), **misspelt)

@@ -16,6 +16,7 @@ from amqpjobs import (
     Cancel,
     Job,
     JobContext,
+    ResultTimeoutError,
     Retry,
     Snooze,
     UnconfirmedError,
@@ -646,3 +647,63 @@ async def test_a_harness_can_be_used_again_but_not_twice_at_once() -> None:
 async def test_leaving_does_not_wait_for_jobs() -> None:
     async with asyncio.timeout(PATIENCE), Harness(app):
         await app.enqueue(Hung())
+
+
+# Results
+
+
+async def test_a_call_comes_back_in_a_time_that_stands_still(harness: Harness[None]) -> None:
+    before = harness.clock.now()
+
+    greeting = await harness.app.call(Greet(name="Ada"))
+
+    assert greeting == "Hello, Ada!"
+    assert harness.clock.now() == before
+
+
+async def test_a_call_that_is_tried_again_is_answered_when_time_has_moved(harness: Harness[None]) -> None:
+    call = asyncio.create_task(harness.app.call(Flaky(fail_times=2), timeout=DAY))
+
+    await harness.drain()
+
+    assert await call is None
+    assert [type(each) for each in harness.outcomes(Flaky)] == [Retrying, Retrying, Completed]
+
+
+async def test_a_call_gives_up_just_when_its_time_is_over(harness: Harness[None]) -> None:
+    call = asyncio.create_task(harness.app.call(Sleepy(seconds=60), timeout=10))
+    await harness.advance(9.9)
+    is_early = call.done()
+
+    await harness.advance(0.2)
+
+    assert not is_early
+    with pytest.raises(ResultTimeoutError, match="within"):
+        await call
+
+
+async def test_an_answer_is_there_before_time_moves_on(harness: Harness[None]) -> None:
+    calls = [asyncio.create_task(harness.app.call(Sleepy(seconds=5), timeout=5.5)) for _ in range(10)]
+
+    await harness.advance(hours=1)
+
+    assert await asyncio.gather(*calls) == [None] * 10
+
+
+async def test_a_result_survives_a_cut_connection_and_a_crashed_worker(harness: Harness[None]) -> None:
+    handle = await harness.app.enqueue(Sleepy(seconds=5), reply=True)
+    await harness.settle()
+
+    await harness.cut_connection()
+    await harness.crash_worker()
+    await harness.advance(10)
+
+    assert await handle.result() is None
+
+
+async def test_a_blocking_client_calls_here_too(harness: Harness[None]) -> None:
+    def script() -> str:
+        with BlockingClient(harness.app) as client:
+            return client.call(Greet(name="Barbara"))
+
+    assert await asyncio.to_thread(script) == "Hello, Barbara!"

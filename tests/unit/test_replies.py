@@ -54,10 +54,14 @@ class Unwritable(Job[Strange], kind="unwritable"):
     pass
 
 
+def handle(job: Any) -> Any:
+    """Nobody calls it here."""
+
+
 def replies(*, longest: int = LONGEST) -> Replies:
     registry = Registry("work")
     for job in (Buy, Count, Nothing, Anything, Unwritable):
-        registry.add(cast("type[Job[Any]]", job), lambda job: None, {})
+        registry.add(cast("type[Job[Any]]", job), handle, {})
     return Replies(TOPOLOGY, registry, longest=longest)
 
 
