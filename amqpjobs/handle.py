@@ -145,6 +145,12 @@ def unasked(kind: str, job_id: str) -> ResultError:
     return error
 
 
+def refuse_reply(options: EnqueueOptions, where: str) -> None:
+    """Raises ValueError where nobody would get the handle to await a result with."""
+    if options.get("reply"):
+        raise ValueError(f"A job {where} has no reply: use `enqueue` or `call` for one whose result is awaited.")
+
+
 def result_of(job: Job[R]) -> type[R]:
     """The result type of a job object."""
     return _result_type(type(job))

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 WINDOW = 200
 #: Seconds before the first repeat of a failed try; doubles up to the cap.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+#: Tries in a row, some seconds of them, in which its node may come back before another queue takes its place.
+PATIENT = 5
 #: Seconds that a goodbye may take.
 LAST_WORDS = 2.0
 
@@ -59,6 +61,8 @@ class Mailbox:
         self._consumer: Consumer | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[None] | None = None
+        #: How often in a row its node was away.
+        self._absences = 0
 
     @property
     def name(self) -> str:
@@ -135,9 +139,11 @@ class Mailbox:
         try:
             await self._declarer.plan(session, self._topology.replies(self._name, self._expires))
         except BrokerUnavailableError:
-            if session.is_open:  # its node is away, and with it all that is in it: another queue is as good
-                self._name = self._new_name()
+            self._absences += session.is_open
+            if self._absences == PATIENT:  # what is in it comes too late: another queue is as good
+                self._name, self._absences = self._new_name(), 0
             raise
+        self._absences = 0
         # On a channel that may be lost: a refused consume costs the connection.
         await self._declarer.check_readable(session, self._name)
         self._consumer = await consume(

@@ -12,7 +12,7 @@ from amqpjobs.amqp import mailbox as module
 from amqpjobs.amqp.connection import Line, Session
 from amqpjobs.amqp.consumer import Consumer
 from amqpjobs.amqp.declare import Declarer
-from amqpjobs.amqp.mailbox import Mailbox
+from amqpjobs.amqp.mailbox import PATIENT, Mailbox
 from amqpjobs.events import Events, MailboxFailed, MailboxOpened
 from amqpjobs.topology import Plan, Topology
 from amqpjobs.wire import Delivery
@@ -89,6 +89,7 @@ class Post:
         self.deliver: Any = None
         monkeypatch.setattr(module, "consume", self._consume)
         monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+        monkeypatch.setattr(module, "LONGEST_PAUSE", 0.01)
         self.mailbox = Mailbox(
             line=cast("Line", self.line),
             topology=TOPOLOGY,
@@ -153,16 +154,31 @@ async def test_on_each_new_connection_it_is_opened_again_under_its_name(monkeypa
     assert len(post.declarer.declared) == len(post.opened) == 4
 
 
-async def test_where_its_node_is_away_it_takes_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tries", "is_same"), [(PATIENT - 1, True), (PATIENT, False)])
+async def test_where_its_node_stays_away_it_takes_another_name(
+    monkeypatch: pytest.MonkeyPatch, tries: int, is_same: bool
+) -> None:
     async with posted(monkeypatch) as post:
         first = await soon(post.mailbox.address())
         post.line.live.end()
         post.line.live = FakeSession()
-        post.declarer.failures.append(BrokerUnavailableError("home node of the durable queue is down"))
+        post.declarer.failures = [BrokerUnavailableError("home node of the durable queue is down")] * tries
         second = await soon(post.mailbox.address())
 
-    assert first != second
-    assert post.declarer.declared == [first, first, second]
+    assert (first == second) is is_same
+    assert post.declarer.declared == [first] * (1 + tries) + [second]
+
+
+async def test_absences_that_were_mended_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with posted(monkeypatch) as post:
+        addresses = [await soon(post.mailbox.address())]
+        for _ in range(PATIENT):
+            post.line.live.end()
+            post.line.live = FakeSession()
+            post.declarer.failures = [BrokerUnavailableError("home node of the durable queue is down")]
+            addresses.append(await soon(post.mailbox.address()))
+
+    assert len(set(addresses)) == 1
 
 
 async def test_a_connection_that_is_lost_amid_the_opening_costs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
