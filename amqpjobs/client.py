@@ -5,7 +5,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import Unpack
 
@@ -24,13 +24,15 @@ from amqpjobs.errors import (
     UnroutableError,
 )
 from amqpjobs.events import Events, JobEnqueued, JobParked
-from amqpjobs.handle import RESULT_WITHIN, CallOptions, EnqueueOptions, JobHandle, result_of
+from amqpjobs.handle import RESULT_WITHIN, Awaited, CallOptions, EnqueueOptions, JobHandle, result_of
 from amqpjobs.job import Job
 from amqpjobs.middleware import EnqueueMiddleware, around_enqueue, around_together
-from amqpjobs.results import AwaitedResult, Results
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Topology
 from amqpjobs.wire import Publication
+
+if TYPE_CHECKING:
+    from amqpjobs.results import Results
 
 R = TypeVar("R")
 
@@ -122,7 +124,7 @@ class Client:
         self, every: Sequence[Job[R]], envelopes: Sequence[Envelope], deadline: float, options: EnqueueOptions
     ) -> list[JobHandle[R]]:
         results: dict[int, BaseException | None] = {}
-        answers: Sequence[AwaitedResult | None] = [None] * len(every)
+        answers: Sequence[Awaited | None] = [None] * len(every)
         parked = set[int]()
         try:
             async with self._clock.timeout(deadline):
@@ -148,7 +150,7 @@ class Client:
         envelopes: Sequence[Envelope],
         results: dict[int, BaseException | None],
         parked: set[int],
-        answers: Sequence[AwaitedResult | None],
+        answers: Sequence[Awaited | None],
     ) -> list[JobHandle[R]]:
         errors = {
             position: as_enqueue_error(error, envelopes[position])
@@ -178,9 +180,11 @@ class Client:
         results.update({n: outcome[position] for position, n in enumerate(returned)})
         return {n for n in returned if results[n] is None}
 
-    async def _asking(self, job: Job[Any], envelope: Envelope) -> tuple[Envelope, AwaitedResult]:
+    async def _asking(self, job: Job[Any], envelope: Envelope) -> tuple[Envelope, Awaited]:
         """The envelope with the address for its answer, and the answer, which may come as soon as it is sent."""
         if self._results is None:
+            from amqpjobs.results import Results  # loaded by those alone who ask
+
             self._results = Results(
                 line=self._link,
                 topology=self._topology,

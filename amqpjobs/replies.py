@@ -39,7 +39,7 @@ FinalOutcome = Completed | Dead | Cancelled | Expired
 TYPE_BUDGET = 200
 
 
-class ErrorText(BaseModel):
+class ErrorText(BaseModel, defer_build=True):
     """An error, in words."""
 
     type: str = ""
@@ -47,7 +47,7 @@ class ErrorText(BaseModel):
     traceback: str = ""
 
 
-class Reply(BaseModel):
+class Reply(BaseModel, defer_build=True):
     """An answer but for the result itself, which stays in the body until somebody knows its type."""
 
     state: Literal["completed", "dead", "cancelled", "expired"]

@@ -139,6 +139,7 @@ class Harness(Generic[S]):
         stack.callback(setattr, self, "_course", None)
         stack.push_async_callback(self._stop_worker)
         await self._start_worker()
+        await app.__aenter__()  # it connects meanwhile, and is closed above
         self._beats = Beats(app, course.broker, self._until_ended)
         self._rest = Rest(
             broker=course.broker,
