@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amqpjobs import App, JobContext, RefusedError, Worker
+from amqpjobs import App, JobContext, RefusedError, ResultTimeoutError, Worker
 from amqpjobs.events import ConnectionLost, MailboxOpened
 from amqpjobs.permissions import Permissions, calling_permissions, producer_permissions
 from amqpjobs.topology import Topology
@@ -18,13 +18,15 @@ from tests.support.adders import Adders, AddUp, adder
 from tests.support.apps import NAMESPACE, watch, work_queue
 from tests.support.broker import PATIENCE, Broker, eventually
 from tests.support.length import is_full
-from tests.support.rabbitmq import Node
+from tests.support.rabbitmq import Cluster, Node
 
 TOPOLOGY = Topology(NAMESPACE)
 CALLS = 100_000 if is_full() else 2_000
 #: Callers that are killed together.
 KILLED = 5
 MEGABYTE = 1_000_000
+#: A cluster that lost a node needs a while.
+LONG = 4 * PATIENCE
 
 
 @pytest.fixture
@@ -114,6 +116,37 @@ async def test_an_answer_survives_a_restart_of_the_broker(
 
     assert result == 3
     assert len({each.queue for each in opened}) == 1
+
+
+async def test_a_caller_whose_node_dies_with_its_queue_calls_by_another_one(
+    make_cluster: Callable[[], Cluster], unique: Callable[[], str]
+) -> None:
+    cluster, name = await asyncio.to_thread(make_cluster), unique()
+    first, second, third = cluster.nodes
+    app, kind = adder(name, third.url, heartbeat=2, reconnect_cap=1)
+    caller, _ = adder(name, f"{first.url},{second.url}", heartbeat=2, reconnect_cap=1)
+    started, gate = asyncio.Event(), asyncio.Event()
+    opened = watch(caller.events, MailboxOpened)
+
+    @app.handler(kind)
+    async def add(job: AddUp, context: JobContext[None]) -> int:
+        if job.mark:
+            started.set()
+            await gate.wait()
+        return sum(job.numbers)
+
+    async with Worker(app), caller:
+        lost = await caller.enqueue(kind(numbers=[1], mark="wait"), reply=True)
+        await started.wait()
+        await asyncio.to_thread(first.kill)
+        await opened.until(2, within=LONG)
+        gate.set()
+        result = await caller.call(kind(numbers=[1, 2]), timeout=LONG, deadline=LONG)
+        with pytest.raises(ResultTimeoutError):
+            await lost.result(timeout=1)
+
+    assert result == 3
+    assert opened[0].queue != opened[1].queue
 
 
 async def test_a_hundred_thousand_calls_take_one_queue_and_no_memory(
