@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amqpjobs import App, JobContext, RefusedError, ResultTimeoutError, Worker
-from amqpjobs.events import ConnectionLost, MailboxOpened
+from amqpjobs.events import ConnectionLost, JobEnded, MailboxOpened
 from amqpjobs.permissions import Permissions, calling_permissions, producer_permissions
 from amqpjobs.topology import Topology
 from tests.conftest import MakeNode
@@ -126,7 +126,7 @@ async def test_a_caller_whose_node_dies_with_its_queue_calls_by_another_one(
     app, kind = adder(name, third.url, heartbeat=2, reconnect_cap=1)
     caller, _ = adder(name, f"{first.url},{second.url}", heartbeat=2, reconnect_cap=1)
     started, gate = asyncio.Event(), asyncio.Event()
-    opened = watch(caller.events, MailboxOpened)
+    opened, ended = watch(caller.events, MailboxOpened), watch(app.events, JobEnded)
 
     @app.handler(kind)
     async def add(job: AddUp, context: JobContext[None]) -> int:
@@ -144,6 +144,7 @@ async def test_a_caller_whose_node_dies_with_its_queue_calls_by_another_one(
         result = await caller.call(kind(numbers=[1, 2]), timeout=LONG, deadline=LONG)
         with pytest.raises(ResultTimeoutError):
             await lost.result(timeout=1)
+        await ended.until(2, within=LONG)
 
     assert result == 3
     assert opened[0].queue != opened[1].queue

@@ -12,7 +12,7 @@ from amqpjobs.amqp import mailbox as module
 from amqpjobs.amqp.connection import Line, Session
 from amqpjobs.amqp.consumer import Consumer
 from amqpjobs.amqp.declare import Declarer
-from amqpjobs.amqp.mailbox import PATIENT, Mailbox
+from amqpjobs.amqp.mailbox import Mailbox
 from amqpjobs.events import Events, MailboxFailed, MailboxOpened
 from amqpjobs.topology import Plan, Topology
 from amqpjobs.wire import Delivery
@@ -24,6 +24,7 @@ TOPOLOGY = Topology("ns")
 
 class FakeSession:
     def __init__(self) -> None:
+        self.blocked = ""
         self._end = asyncio.Event()
 
     @property
@@ -154,31 +155,48 @@ async def test_on_each_new_connection_it_is_opened_again_under_its_name(monkeypa
     assert len(post.declarer.declared) == len(post.opened) == 4
 
 
-@pytest.mark.parametrize(("tries", "is_same"), [(PATIENT - 1, True), (PATIENT, False)])
+@pytest.mark.parametrize("is_silent", [False, True])
 async def test_where_its_node_stays_away_it_takes_another_name(
-    monkeypatch: pytest.MonkeyPatch, tries: int, is_same: bool
+    monkeypatch: pytest.MonkeyPatch, is_silent: bool
 ) -> None:
+    monkeypatch.setattr(module, "ABSENT", 0.05)
     async with posted(monkeypatch) as post:
         first = await soon(post.mailbox.address())
+
+        async def be_away(session: FakeSession, plan: Plan) -> None:
+            if plan.queues[0].name == first:
+                await (asyncio.Event().wait() if is_silent else asyncio.sleep(0))
+                raise BrokerUnavailableError("home node of the durable queue is down")
+
+        monkeypatch.setattr(post.declarer, "plan", be_away)
         post.line.live.end()
         post.line.live = FakeSession()
-        post.declarer.failures = [BrokerUnavailableError("home node of the durable queue is down")] * tries
         second = await soon(post.mailbox.address())
 
-    assert (first == second) is is_same
-    assert post.declarer.declared == [first] * (1 + tries) + [second]
+    assert first != second
 
 
-async def test_absences_that_were_mended_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_is_away_for_a_moment_costs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ABSENT", PATIENCE)
     async with posted(monkeypatch) as post:
         addresses = [await soon(post.mailbox.address())]
-        for _ in range(PATIENT):
+        for _ in range(3):
             post.line.live.end()
             post.line.live = FakeSession()
-            post.declarer.failures = [BrokerUnavailableError("home node of the durable queue is down")]
+            post.declarer.failures = [BrokerUnavailableError("home node of the durable queue is down")] * 3
             addresses.append(await soon(post.mailbox.address()))
 
     assert len(set(addresses)) == 1
+
+
+async def test_while_the_broker_blocks_publishers_no_name_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ABSENT", 0.0)
+    async with posted(monkeypatch) as post:
+        post.line.live.blocked = "short of memory"
+        post.declarer.failures = [BrokerUnavailableError("no answer")] * 3
+        await soon(post.mailbox.address())
+
+    assert len(set(post.declarer.declared)) == 1
 
 
 async def test_a_connection_that_is_lost_amid_the_opening_costs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
