@@ -20,7 +20,7 @@ from amqpjobs.definitions import together
 from amqpjobs.effects import Effect
 from amqpjobs.errors import DefinitionError
 from amqpjobs.events import Event, Events
-from amqpjobs.handle import BUFFER_BYTES, BUFFER_LIMIT, EnqueueOptions, JobHandle
+from amqpjobs.handle import BUFFER_BYTES, BUFFER_LIMIT, RESULT_WITHIN, CallOptions, EnqueueOptions, JobHandle
 from amqpjobs.job import Job, JobType, check_name, options_of
 from amqpjobs.levels import Levels
 from amqpjobs.middleware import EnqueueMiddleware, RunMiddleware, SettleMiddleware
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # few apps need these: they are loaded when they are asked fo
     from amqpjobs.buffer import Buffer
 
 R = TypeVar("R")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
 S = TypeVar("S")
 J = TypeVar("J", bound=Job[Any])
 E = TypeVar("E", bound=Event)
@@ -365,6 +367,51 @@ class App(Generic[S]):
         EnqueueTimeoutError) and ValueError for options that cannot be. See `EnqueueOptions`.
         """
         return await (await self._client()).enqueue(job, **options)
+
+    async def call(self, job: Job[R], *, timeout: Seconds = RESULT_WITHIN, **options: Unpack[CallOptions]) -> R:
+        """Enqueue a job and wait for its result: what its handler returned, typed by the job class.
+
+        `timeout` is for all of it, in seconds (30); a job whose caller gave up runs all the same, unless it
+        `expires`. Where two services run the kind, each runs its copy, and the first answer counts. A job that is
+        tried again answers when it has ended.
+
+        Raises what `enqueue` raises, and what `JobHandle.result` does: JobFailedError, JobCancelledError,
+        ResultTimeoutError, ResultError. See docs/results.md for what an answer is worth.
+        """
+        return await (await self._client()).call(job, timeout=timeout, **options)
+
+    @overload
+    async def gather(
+        self, one: Job[R] | JobHandle[R], two: Job[R2] | JobHandle[R2], /, *, timeout: Seconds = ...
+    ) -> tuple[R, R2]: ...
+    @overload
+    async def gather(
+        self,
+        one: Job[R] | JobHandle[R],
+        two: Job[R2] | JobHandle[R2],
+        three: Job[R3] | JobHandle[R3],
+        /,
+        *,
+        timeout: Seconds = ...,
+    ) -> tuple[R, R2, R3]: ...
+    @overload
+    async def gather(self, *awaited: Job[R] | JobHandle[R], timeout: Seconds = ...) -> tuple[R, ...]: ...
+    @overload
+    async def gather(
+        self, *awaited: Job[R] | JobHandle[R], timeout: Seconds = ..., return_exceptions: bool
+    ) -> tuple[R | BaseException, ...]: ...
+
+    async def gather(
+        self, *awaited: Any, timeout: Seconds = RESULT_WITHIN, return_exceptions: bool = False
+    ) -> tuple[Any, ...]:
+        """The results of many, in the order they are given: handles enqueued with `reply=True`, and jobs to be called.
+
+        `timeout` (30 s) is for each and so for all, since they are awaited at once. The first error is raised, and
+        the others are awaited no more, as with `asyncio.gather`; with `return_exceptions` each error stands in the
+        place of its result. Jobs are not stopped by either.
+        """
+        client = await self._client()
+        return await client.gather(awaited, timeout=timeout, return_exceptions=return_exceptions)
 
     async def enqueue_many(self, jobs: Iterable[Job[R]], **options: Unpack[EnqueueOptions]) -> list[JobHandle[R]]:
         """Enqueue jobs, their confirms pipelined; the options and the deadline are for all together.

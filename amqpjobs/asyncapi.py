@@ -43,7 +43,7 @@ def asyncapi(title: str, jobs: Sequence[tuple[type[Job[Any]], Route]]) -> dict[s
         if result != {"type": "null"}:
             channels[f"{kind}..result"] = _reply_channel(kind)
             operations[kind]["reply"] = _reply(kind)
-            messages[f"{kind}..result"] = {"contentType": "application/json", "payload": result}
+            messages[f"{kind}..result"] = {"contentType": "application/json", "payload": _answer(result)}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": title, "version": "1.0.0", "description": "Jobs on RabbitMQ, written by amqpjobs."},
@@ -72,6 +72,21 @@ def _reply(kind: str) -> dict[str, Any]:
         "address": {"location": "$message.header#/reply_to", "description": "The AMQP property reply_to."},
         "channel": {"$ref": f"#/channels/{kind}..result"},
         "messages": [{"$ref": f"#/channels/{kind}..result/messages/result"}],
+    }
+
+
+def _answer(result: Mapping[str, Any]) -> dict[str, Any]:
+    """How a job has ended; the result is there when it has completed, and nothing kept it from being told."""
+    texts = {name: {"type": "string"} for name in ("type", "message", "traceback")}
+    return {
+        "type": "object",
+        "required": ["state"],
+        "properties": {
+            "state": {"enum": ["completed", "dead", "cancelled", "expired"]},
+            "result": result,
+            "reason": {"type": "string"},
+            "error": {"anyOf": [{"type": "object", "properties": texts}, {"type": "null"}]},
+        },
     }
 
 

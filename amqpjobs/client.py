@@ -3,14 +3,15 @@
 `Job → Envelope → middlewares → Publication → confirm → handle`, all within one deadline.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import Unpack
 
 from amqpjobs.amqp.connection import Line, Session
 from amqpjobs.amqp.publisher import Publisher
-from amqpjobs.clock import Clock, in_seconds
+from amqpjobs.clock import Clock, Seconds, in_seconds
 from amqpjobs.draft import Drafts, seconds_until
 from amqpjobs.envelope import Envelope
 from amqpjobs.errors import (
@@ -23,12 +24,15 @@ from amqpjobs.errors import (
     UnroutableError,
 )
 from amqpjobs.events import Events, JobEnqueued, JobParked
-from amqpjobs.handle import EnqueueOptions, JobHandle, make_handle, result_of
+from amqpjobs.handle import RESULT_WITHIN, Awaited, CallOptions, EnqueueOptions, JobHandle, make_handle, result_of
 from amqpjobs.job import Job
 from amqpjobs.middleware import EnqueueMiddleware, around_enqueue, around_together
 from amqpjobs.settings import Settings
 from amqpjobs.topology import Topology
 from amqpjobs.wire import Publication
+
+if TYPE_CHECKING:
+    from amqpjobs.results import Results
 
 R = TypeVar("R")
 
@@ -56,15 +60,19 @@ class Client:
         self._publisher = publisher
         self._middlewares = middlewares
         self._drafts = Drafts(app=app, settings=settings, topology=topology, clock=clock)
+        #: Made when somebody first asks for a result.
+        self._results: Results | None = None
 
     async def enqueue(self, job: Job[R], **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
         """Enqueue one job; see `App.enqueue`."""
         envelope = self._drafts.envelope(job, options)
         deadline = self._deadline(options)
-        is_parked = False
+        is_parked, answer = False, None
 
         async def send(final: Envelope) -> Envelope:
-            nonlocal is_parked
+            nonlocal is_parked, answer
+            if options.get("reply"):
+                final, answer = await self._asking(job, final)
             is_parked = await self._send(final, park=options.get("on_unroutable") == "park")
             return final
 
@@ -76,7 +84,31 @@ class Client:
         except (EnqueueError, BrokerError) as error:
             raise as_enqueue_error(error, envelope) from error.__cause__
         self._tell(envelope, is_parked)
-        return JobHandle(envelope.job_id, envelope.kind, is_parked, result_of(job))
+        return JobHandle(envelope.job_id, envelope.kind, is_parked, result_of(job), answer)
+
+    async def call(self, job: Job[R], *, timeout: Seconds = RESULT_WITHIN, **options: Unpack[CallOptions]) -> R:
+        """Enqueue one job and wait for its result; see `App.call`."""
+        seconds, started = in_seconds(timeout), self._clock.monotonic()
+        deadline = min(self._deadline(options), seconds)
+        asking = cast("EnqueueOptions", {**options, "deadline": deadline, "reply": True})
+        handle = await self.enqueue(job, **asking)
+        return await handle.result(max(0.0, seconds - (self._clock.monotonic() - started)))
+
+    async def gather(
+        self, awaited: Iterable[Job[Any] | JobHandle[Any]], *, timeout: Seconds, return_exceptions: bool
+    ) -> tuple[Any, ...]:
+        """The results of jobs and of handles, in their order; see `App.gather`."""
+        tasks = [
+            asyncio.create_task(
+                each.result(timeout) if isinstance(each, JobHandle) else self.call(each, timeout=timeout)
+            )
+            for each in awaited
+        ]
+        try:
+            return tuple(await asyncio.gather(*tasks, return_exceptions=return_exceptions))
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def enqueue_many(self, jobs: Iterable[Job[R]], **options: Unpack[EnqueueOptions]) -> list[JobHandle[R]]:
         """Enqueue jobs with their confirms pipelined; see `App.enqueue_many`."""
@@ -92,18 +124,25 @@ class Client:
         self, every: Sequence[Job[R]], envelopes: Sequence[Envelope], deadline: float, options: EnqueueOptions
     ) -> list[JobHandle[R]]:
         results: dict[int, BaseException | None] = {}
+        answers: Sequence[Awaited | None] = [None] * len(every)
+        parked = set[int]()
         try:
             async with self._clock.timeout(deadline):
                 if self._middlewares:
                     through = around_enqueue(self._middlewares, _unsent)
                     envelopes = [await through(envelope) for envelope in envelopes]
+                if options.get("reply"):
+                    asking = [await self._asking(job, each) for job, each in zip(every, envelopes, strict=True)]
+                    envelopes, answers = [each for each, _ in asking], [each for _, each in asking]
                 await self._publisher.send_all((self._drafts.publication(each) for each in envelopes), results)
                 parked = await self._park_returned(envelopes, results, options)
         except TimeoutError:
-            parked = set[int]()
+            pass  # each of those that have no result is late
+        except BrokerError as error:  # no answer can be heard, so that nothing was sent
+            results = dict.fromkeys(range(len(every)), error)
         late = [position for position in range(len(every)) if position not in results]
         results.update({position: self._late(envelopes[position], deadline) for position in late})
-        return self._handles(every, envelopes, results, parked)
+        return self._handles(every, envelopes, results, parked, answers)
 
     def _handles(
         self,
@@ -111,6 +150,7 @@ class Client:
         envelopes: Sequence[Envelope],
         results: dict[int, BaseException | None],
         parked: set[int],
+        answers: Sequence[Awaited | None],
     ) -> list[JobHandle[R]]:
         errors = {
             position: as_enqueue_error(error, envelopes[position])
@@ -124,8 +164,8 @@ class Client:
             enqueued = {n: each.job_id for n, each in enumerate(envelopes) if n not in errors}
             raise EnqueueManyError(enqueued, errors)
         return [
-            make_handle(envelope.job_id, envelope.kind, position in parked, result_of(job))
-            for position, (job, envelope) in enumerate(zip(jobs, envelopes, strict=True))
+            make_handle(envelope.job_id, envelope.kind, position in parked, result_of(job), answer)
+            for position, (job, envelope, answer) in enumerate(zip(jobs, envelopes, answers, strict=True))
         ]
 
     async def _park_returned(
@@ -140,6 +180,21 @@ class Client:
         results.update({n: outcome[position] for position, n in enumerate(returned)})
         return {n for n in returned if results[n] is None}
 
+    async def _asking(self, job: Job[Any], envelope: Envelope) -> tuple[Envelope, Awaited]:
+        """The envelope with the address for its answer, and the answer, which may come as soon as it is sent."""
+        if self._results is None:
+            from amqpjobs.results import Results  # loaded by those alone who ask
+
+            self._results = Results(
+                line=self._link,
+                topology=self._topology,
+                settings=self._settings,
+                clock=self._clock,
+                events=self._events,
+            )
+        asking = envelope.evolve(reply_to=await self._results.address())
+        return asking, self._results.expect(job, asking)
+
     async def _send(self, envelope: Envelope, *, park: bool) -> bool:
         """Whether it was parked."""
         try:
@@ -150,6 +205,12 @@ class Client:
             await self._publisher.send(self._drafts.publication(envelope, self._topology.to_parked()))
             return True
         return False
+
+    async def close(self) -> None:
+        """Await no results any more. Before the connection ends."""
+        results, self._results = self._results, None
+        if results is not None:
+            await results.close()
 
     async def connected(self) -> Session:
         """The connection, as soon as there is one. Raises what `Link.session` raises."""
@@ -198,7 +259,7 @@ class Client:
         """The message of an envelope, to where its kind or queue says."""
         return self._drafts.publication(envelope)
 
-    def _deadline(self, options: EnqueueOptions) -> float:
+    def _deadline(self, options: CallOptions) -> float:
         given = options.get("deadline")
         return self._settings.enqueue_timeout if given is None else in_seconds(given)
 

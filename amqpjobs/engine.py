@@ -68,6 +68,10 @@ class Engine:
                 return None
             return asyncio.run_coroutine_threadsafe(self._called(call), self._loop)
 
+    def serves(self, client: Client) -> bool:
+        """Whether this client is the one that lives here."""
+        return self._producer.client is client
+
     def stop(self) -> None:
         """Finish the calls begun so far, then disconnect. Does not wait; any number of times, in any process."""
         if self._is_alive:

@@ -10,7 +10,8 @@ AmqpJobsError
 ├─ ScheduleError     a beat did not do what it was told about a schedule
 ├─ ExpositionError   the metrics cannot be had as Prometheus' text
 ├─ ProcessDiedError  the process of a job's handler crashed or was killed
-└─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
+├─ DecodeError       UnreadableError, UnknownKindError, UnknownVersionError, InvalidArgumentsError
+└─ ResultError       ResultTimeoutError, JobFailedError, JobCancelledError
 
 Every text says what happened, with what, and what to do. Wishes of a job (`Retry`,
 `Snooze`, `Cancel`) are not errors and live in `outcome.py`.
@@ -172,4 +173,43 @@ class InvalidArgumentsError(DecodeError):
 
     def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
         self.problems = list(problems)
+        super().__init__(text)
+
+
+class ResultError(AmqpJobsError):
+    """The result of a job cannot be had, as when none was asked for, or an answer came that does not fit.
+
+    `job_id` is the job's; `came` is the body of such an answer.
+    """
+
+    job_id: str | None = None
+    came: bytes | None = None
+
+
+class ResultTimeoutError(ResultError):
+    """No answer came in time. The job may wait, run, or have ended with its answer lost."""
+
+
+class JobFailedError(ResultError):
+    """The job has ended as a dead letter, `reason` says why.
+
+    `error_type`, `message` and `traceback` are text, as the worker told them of the last error.
+    """
+
+    def __init__(self, text: str, *, reason: str, error_type: str, message: str, traceback: str) -> None:
+        self.reason = reason
+        self.error_type = error_type
+        self.message = message
+        self.traceback = traceback
+        super().__init__(text)
+        if traceback:
+            self.add_note(f"In the worker:\n{traceback}")
+
+
+class JobCancelledError(ResultError):
+    """The job has ended without a result: `state` is "cancelled" or "expired", `reason` what was said to it."""
+
+    def __init__(self, text: str, *, state: str, reason: str = "") -> None:
+        self.state = state
+        self.reason = reason
         super().__init__(text)

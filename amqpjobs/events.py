@@ -85,6 +85,40 @@ class SettleFailed(Event):
     pause: float | None
 
 
+class ReplyUndelivered(Event):
+    """The answer to a job reached nobody, as when its caller is gone. The job has ended all the same."""
+
+    envelope: Envelope
+    why: str
+
+
+class MailboxOpened(Event):
+    """This process hears the answers to its jobs, in a queue of its own."""
+
+    queue: str
+
+
+class MailboxClosed(Event):
+    """It awaits no answers any more."""
+
+    queue: str
+
+
+class MailboxFailed(Event):
+    """It cannot hear them, for a reason that waiting does not mend. It tries again when a result is next asked for."""
+
+    queue: str
+    error: BaseException
+
+
+class ReplyDropped(Event):
+    """A message in the queue of this process's answers is of no use: it is `garbage`, or nobody awaits it any more."""
+
+    queue: str
+    job_id: str | None
+    garbage: str = ""
+
+
 class ConnectionOpened(Event):
     """A connection is up. `role` says whose, `url` has no password; `is_again`: after one that was lost."""
 

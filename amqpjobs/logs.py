@@ -27,12 +27,15 @@ from amqpjobs.events import (
     JobParked,
     JobStarted,
     LimitReached,
+    MailboxFailed,
     MessageDied,
     ParkedReleased,
     ProcessEnded,
     ProcessStarted,
     Reloaded,
     Reloading,
+    ReplyDropped,
+    ReplyUndelivered,
     RunNotTold,
     RunPresumedOver,
     ScheduleChanged,
@@ -109,6 +112,9 @@ def log_events(events: Events) -> None:
     events.subscribe(JobEnded, _ended)
     events.subscribe(MessageDied, _died)
     events.subscribe(SettleFailed, _settle_failed)
+    events.subscribe(ReplyUndelivered, _reply_undelivered)
+    events.subscribe(MailboxFailed, _mailbox_failed)
+    events.subscribe(ReplyDropped, _reply_dropped)
     events.subscribe(ConnectionOpened, _opened)
     events.subscribe(ConnectionLost, _lost)
     events.subscribe(ConnectionBlocked, _blocked)
@@ -278,6 +284,22 @@ def _settle_failed(event: SettleFailed) -> None:
         extra |= _job(event.envelope)
     again = "will try again" if event.pause is not None else "the job may come again"
     _log.warning("the outcome could not be told to the broker; %s", again, extra=extra)
+
+
+def _reply_undelivered(event: ReplyUndelivered) -> None:
+    _log.info("its answer reached nobody", extra=_job(event.envelope, reason=event.why[:1_000]))
+
+
+def _mailbox_failed(event: MailboxFailed) -> None:
+    _log.warning("answers cannot be heard", extra={"queue": event.queue, "error": _error(event.error)})
+
+
+def _reply_dropped(event: ReplyDropped) -> None:
+    if event.garbage:
+        extra = {"queue": event.queue, "job_id": event.job_id, "reason": event.garbage[:1_000]}
+        _log.warning("what came as an answer is none", extra=extra)
+    else:
+        _log.debug("an answer that nobody awaits any more", extra={"job_id": event.job_id})
 
 
 def _opened(event: ConnectionOpened) -> None:

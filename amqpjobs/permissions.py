@@ -54,6 +54,9 @@ class Permissions:
 
 
 NOTHING = Permissions()
+#: As the last word of a name: whatever word a process chooses.
+ANY = "*"
+_WORD = "[A-Za-z0-9_-]+"
 
 
 def producer_permissions(topology: Topology, exchanges: Iterable[str], *, declares: bool) -> Permissions:
@@ -144,12 +147,21 @@ def declaring(plan: Plan) -> Permissions:
     return needed
 
 
+def calling_permissions(topology: Topology) -> Permissions:
+    """To await results, beside whatever else: each process hears answers in a queue of its own, with a name of its own.
+
+    It declares that queue also where all else is declared by others.
+    """
+    own = topology.reply_queue(ANY)
+    return declaring(topology.replies(own, expires=1)) | Permissions(read=frozenset([own]))
+
+
 def pattern(names: Iterable[str]) -> str:
-    """A regex that matches just these names: `^(a|b\\.(c|d))$`, and `^$` for none."""
+    """A regex that matches just these names: `^(a|b\\.(c|d))$`, and `^$` for none. `ANY` stands for a word."""
     ends = dict[str, list[str]]()
     for name in sorted(names):
         before, dot, last = name.rpartition(".")
-        ends.setdefault(before + dot, []).append(re.escape(last))
+        ends.setdefault(before + dot, []).append(_WORD if last == ANY else re.escape(last))
     parts = [
         f"{re.escape(before)}({'|'.join(last)})" if before and len(last) > 1 else re.escape(before) + "|".join(last)
         for before, last in ends.items()

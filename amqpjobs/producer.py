@@ -76,6 +76,7 @@ class Producer:
     async def close(self) -> None:
         if self._fall_silent is not None:
             self._fall_silent()
+        await self.client.close()
         await self._link.__aexit__(None, None, None)
 
     async def _prepare(self, session: Session) -> None:

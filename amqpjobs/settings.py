@@ -137,6 +137,8 @@ class Settings(BaseModel):
     grace: float = Field(default=25.0, ge=0)
     #: Deadline of an enqueue.
     enqueue_timeout: float = Field(default=5.0, gt=0)
+    #: How long answers wait for a process that asked for them and is not connected.
+    reply_expires: float = Field(default=120.0, ge=1, le=86_400)
     #: How long a job of unknown kind or version waits for a worker that knows it.
     unknown_window: float = Field(default=900.0, ge=0)
     #: The first of these waits; each next one is as long as all before together.

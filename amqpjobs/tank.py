@@ -25,7 +25,7 @@ from amqpjobs.errors import (
     UnconfirmedError,
 )
 from amqpjobs.events import JobDropped
-from amqpjobs.handle import BufferedJob, EnqueueOptions, result_of
+from amqpjobs.handle import BufferedJob, EnqueueOptions, refuse_reply, result_of
 from amqpjobs.job import Job
 from amqpjobs.producer import Producing, drafts_of
 from amqpjobs.retry import exponential
@@ -67,6 +67,7 @@ class Tank:
         """Raises BufferFullError, and what `Drafts.check` raises."""
         if options.get("deadline") is not None:
             raise ValueError("A job in a buffer has no deadline; `expires` says for how long it is of use.")
+        refuse_reply(options, "in a buffer")
         waiting = self._waiting(job, options)
         if not self.backlog.put(waiting):
             raise self._full(waiting)

@@ -20,6 +20,7 @@ first shard. A change of the number moves one binding; until that is made, all g
 """
 
 import math
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -245,6 +246,10 @@ class Topology:
     def beat_control(self, app: str) -> str:
         return f"{self.jobs}.beat.control.v1.{app}"
 
+    def reply_queue(self, token: str) -> str:
+        """Where one process hears the answers to its jobs; `token` is letters and digits that no other one has."""
+        return f"{self.jobs}.replies.v1.{token}"
+
     def level(self, number: int) -> str:
         return f"{self.jobs}.delay.v1.{number:02}"
 
@@ -274,6 +279,12 @@ class Topology:
 
     def to_parked(self) -> Route:
         return Route(exchange=self.queues, key=self.parked)
+
+    def to_reply(self, name: str) -> Route | None:
+        """Where an answer goes; None for what is no reply queue of this namespace, whoever asks for it."""
+        prefix, token = name[: len(self.reply_queue(""))], name[len(self.reply_queue("")) :]
+        is_ours = prefix == self.reply_queue("") and _TOKEN.fullmatch(token)
+        return Route(exchange=self.queues, key=name) if is_ours else None
 
     def delayed(self, seconds: float, *, kind: str = "", exchange: str = "", queue: str = "") -> Route:
         """Through the delay levels: never earlier than asked, at most one unit later by rounding."""
@@ -359,6 +370,19 @@ class Topology:
                 *(Binding(source=self.beats, destination=name, key=name) for name in own),
                 Binding(source=self.queues, destination=runs, key=runs),
             ],
+        )
+
+    def replies(self, name: str, expires: float) -> Plan:
+        """The reply queue of one process, gone when nobody has consumed it for `expires` seconds.
+
+        Not exclusive: such a one dies with its connection. Classic: it is one process's, whose answers are worth as
+        much as a wait for them, and a quorum queue would cost each process a Raft group and each answer an fsync.
+        Durable, since RabbitMQ 4.3 takes no other.
+        """
+        arguments: Arguments = {"x-queue-type": "classic", "x-expires": max(1, round(expires * 1000))}
+        return Plan(
+            queues=[QueueSpec(name=name, arguments=arguments)],
+            bindings=[Binding(source=self.queues, destination=name, key=name)],
         )
 
     def _level_queue(self, number: int) -> QueueSpec:
@@ -494,6 +518,7 @@ _AT_LEAST_ONCE: Arguments = {"x-dead-letter-strategy": "at-least-once", "x-overf
 SAFE_TO_LEAVE = frozenset({"x-delivery-limit", "x-queue-leader-locator", "x-consumer-timeout"})
 
 _STARS = "*." * LEVELS
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DOTTED = str.maketrans({"0": "0.", "1": "1."})
 
 

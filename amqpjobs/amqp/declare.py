@@ -129,6 +129,13 @@ class Declarer:
         async with _Desk(session) as desk:
             return {queue: await self._look(desk, queue) for queue in queues}
 
+    async def check_readable(self, session: Session, queue: str) -> None:
+        """Raise AccessRefusedError if one may not consume a queue, at no cost: on a consumer's channel it is dear."""
+        async with _Desk(session) as desk:
+            channel = await desk.channel()
+            with told_of_consuming():
+                await channel.basic_get(queue)  # what there is goes back with the channel
+
     async def unbind(self, session: Session, bindings: Sequence[Binding]) -> None:
         """Remove bindings; what is not bound is left so."""
         await self.plan(session, Plan(stale=bindings))

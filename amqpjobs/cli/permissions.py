@@ -18,6 +18,7 @@ from amqpjobs.permissions import (
     Permissions,
     Role,
     beat_permissions,
+    calling_permissions,
     deployer_permissions,
     observer_permissions,
     operator_permissions,
@@ -43,15 +44,20 @@ Needed = dict[tuple[str, str], Permissions]
     default=None,
     help="A producer, worker, beat or scheduler with AMQPJOBS_DECLARE on or off. [default: as it is set here]",
 )
+@click.option("--calls", is_flag=True, help="A producer or worker that awaits results, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the three regexes as JSON.")
-def permissions(role: str, targets: tuple[str, ...], user: str | None, declares: bool | None, as_json: bool) -> None:
+def permissions(
+    role: str, targets: tuple[str, ...], user: str | None, declares: bool | None, calls: bool, as_json: bool
+) -> None:
     """Print the RabbitMQ permissions that somebody needs for services, as a command that sets them.
 
     A producer enqueues jobs of the TARGETs, which may be contracts. A worker works on their queues, and enqueues
     too. With declaring on, it is all that is needed on a vhost where nothing was declared yet; with
-    AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing. A beat publishes the ticks of
-    their schedules; a worker with --beat needs what both do. A scheduler uses `amqpjobs schedule` on them, or the
-    same from Python, and enqueues nothing by itself.
+    AMQPJOBS_DECLARE=false nothing may be configured, and a producer reads nothing. Either may await results (`call`,
+    `reply=True`) with --calls: each process then has a queue of its own, which it always declares itself.
+
+    A beat publishes the ticks of their schedules; a worker with --beat needs what both do. A scheduler uses `amqpjobs
+    schedule` on them, or the same from Python, and enqueues nothing by itself.
 
     An operator uses `amqpjobs dead` on their queues, on unroutable and on parked jobs, `amqpjobs schedule` on their
     schedules if they have any, and may configure nothing. An
@@ -63,7 +69,7 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
       amqpjobs topology permissions worker services.email --user email
       amqpjobs topology permissions operator services.email --user ada
     """
-    needed = _needed(Role(role), targets, declares)
+    needed = _needed(Role(role), targets, declares, calls)
     found = [
         {
             "role": role,
@@ -83,29 +89,35 @@ def permissions(role: str, targets: tuple[str, ...], user: str | None, declares:
         click.echo(f"rabbitmqctl set_permissions -p {shlex.join(words)}")
 
 
-def _needed(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
+def _needed(role: Role, targets: Sequence[str], declares: bool | None, calls: bool) -> Needed:
     if declares is not None and role not in (Role.PRODUCER, Role.WORKER, Role.BEAT, Role.SCHEDULER):
         raise click.UsageError(
             "An operator or observer declares nothing and a deployer everything: leave out --[no-]declare."
         )
-    return _producer(targets, declares) if role is Role.PRODUCER else _of_apps(role, targets, declares)
+    if calls and role not in (Role.PRODUCER, Role.WORKER):
+        raise click.UsageError("Results are awaited by producers and workers: leave out --calls.")
+    return _producer(targets, declares, calls) if role is Role.PRODUCER else _of_apps(role, targets, declares, calls)
 
 
-def _producer(targets: Sequence[str], declares: bool | None) -> Needed:
+def _producer(targets: Sequence[str], declares: bool | None, calls: bool) -> Needed:
     needed = Needed()
     for target in targets or load_settings().apps or [""]:
         contracts = load_contracts([target] if target else [])
         settings = contracts[0][0].settings if contracts else load_apps([target])[0].settings
         exchanges = {options_of(job).exchange for _, job in contracts}
         on = settings.declare if declares is None else declares
-        _add(needed, settings, producer_permissions(Topology(settings.namespace), exchanges, declares=on))
+        topology = Topology(settings.namespace)
+        calling = calling_permissions(topology) if calls else NOTHING
+        _add(needed, settings, producer_permissions(topology, exchanges, declares=on) | calling)
     return needed
 
 
-def _of_apps(role: Role, targets: Sequence[str], declares: bool | None) -> Needed:
+def _of_apps(role: Role, targets: Sequence[str], declares: bool | None, calls: bool) -> Needed:
     needed = Needed()
     for app in load_apps(targets):
-        _add(needed, app.settings, _of_app(role, app, app.settings.declare if declares is None else declares))
+        calling = calling_permissions(app.topology) if calls else NOTHING
+        own = _of_app(role, app, app.settings.declare if declares is None else declares)
+        _add(needed, app.settings, own | calling)
     return needed
 
 

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from amqpjobs.blocking import BlockingClient
 from amqpjobs.envelope import new_id
-from amqpjobs.handle import EnqueueOptions
+from amqpjobs.handle import EnqueueOptions, refuse_reply
 from amqpjobs.job import Job
 
 
@@ -45,6 +45,7 @@ def enqueue_on_commit(
     error instead and goes on: the request succeeds, and the job is lost but for that line.
     In a TestCase nothing commits; use TransactionTestCase or `captureOnCommitCallbacks`.
     """
+    refuse_reply(options, "that waits for a commit")
     client.check(job, **options)
     job_id = options.get("job_id")
     if job_id is None:

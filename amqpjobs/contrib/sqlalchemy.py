@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from amqpjobs.blocking import BlockingClient
 from amqpjobs.envelope import new_id
-from amqpjobs.handle import Enqueue, EnqueueOptions
+from amqpjobs.handle import Enqueue, EnqueueOptions, refuse_reply
 from amqpjobs.job import Job
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def enqueue_on_commit(
     own = session if isinstance(session, Session) else session.sync_session
     if (own is session) is not isinstance(client, BlockingClient):
         raise TypeError("A Session wants a BlockingClient, and an AsyncSession an App.")
+    refuse_reply(options, "that waits for a commit")
     client.check(job, **options)
     job_id = options.get("job_id")
     if job_id is None:

@@ -139,6 +139,7 @@ class Harness(Generic[S]):
         stack.callback(setattr, self, "_course", None)
         stack.push_async_callback(self._stop_worker)
         await self._start_worker()
+        await app.__aenter__()  # it connects meanwhile, and is closed above
         self._beats = Beats(app, course.broker, self._until_ended)
         self._rest = Rest(
             broker=course.broker,
@@ -174,6 +175,8 @@ class Harness(Generic[S]):
         if self._works:
             worker = Worker(self._app, grace=0, apart=False)
             await worker.__aenter__()
+            # What a test awaits is not lost with a worker that crashes: the app has a connection of its own.
+            self._app.lend(None)
             self._worker = worker
 
     async def _stop_worker(self) -> None:

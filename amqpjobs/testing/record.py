@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from amqpjobs.codec import job_from
 from amqpjobs.envelope import Envelope
-from amqpjobs.events import Events, JobEnded, JobEnqueued, JobParked, JobStarted
+from amqpjobs.events import Events, JobEnded, JobEnqueued, JobParked, JobStarted, MailboxClosed, MailboxOpened
 from amqpjobs.job import Job, options_of
 from amqpjobs.middleware import EnqueueNext
 from amqpjobs.outcome import Outcome
@@ -37,18 +37,24 @@ class Record:
         self.runs: dict[str, Run] = {}
         #: Calls of enqueue that have not returned.
         self.enqueuing = 0
+        #: Queues in which answers to jobs are heard.
+        self.mailboxes = set[str]()
 
     def watch(self, events: Events) -> None:
         events.subscribe(JobEnqueued, self._note_enqueued)
         events.subscribe(JobParked, self._note_parked)
         events.subscribe(JobStarted, self._note_started)
         events.subscribe(JobEnded, self._note_ended)
+        events.subscribe(MailboxOpened, self._note_opened)
+        events.subscribe(MailboxClosed, self._note_closed)
 
     def unwatch(self, events: Events) -> None:
         events.unsubscribe(JobEnqueued, self._note_enqueued)
         events.unsubscribe(JobParked, self._note_parked)
         events.unsubscribe(JobStarted, self._note_started)
         events.unsubscribe(JobEnded, self._note_ended)
+        events.unsubscribe(MailboxOpened, self._note_opened)
+        events.unsubscribe(MailboxClosed, self._note_closed)
 
     async def around_enqueue(self, envelope: Envelope, following: EnqueueNext) -> Envelope:
         """A middleware that counts who is enqueuing."""
@@ -85,6 +91,12 @@ class Record:
 
     def _note_parked(self, event: JobParked) -> None:
         self._enqueued.append((event.envelope, 0.0))
+
+    def _note_opened(self, event: MailboxOpened) -> None:
+        self.mailboxes.add(event.queue)
+
+    def _note_closed(self, event: MailboxClosed) -> None:
+        self.mailboxes.discard(event.queue)
 
     def _note_started(self, event: JobStarted) -> None:
         self.runs.setdefault(event.envelope.job_id, Run(event.envelope)).count += 1

@@ -107,7 +107,13 @@ class Rest:
         # One that the broker does not answer waits for its deadline, and so for the time to move.
         if self._record.enqueuing and waited < self._patience:
             return "somebody is enqueuing"
-        return self._beating(silent) or ("" if worker is None else self._at_work(worker))
+        return self._beating(silent) or ("" if worker is None else self._at_work(worker)) or self._answering()
+
+    def _answering(self) -> str:
+        """An answer is acked when its caller has it."""
+        stocks = [self._broker.stock(queue) for queue in self._record.mailboxes]
+        is_busy = any(stock.ready + stock.lent for stock in stocks if stock is not None)
+        return "the answer to a job is on its way" if is_busy else ""
 
     def _beating(self, silent: float) -> str:
         if not self._beats:

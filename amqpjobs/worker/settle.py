@@ -2,10 +2,11 @@
 
 What follows (a retry, a dead letter, what effects want) is published and confirmed before
 the ack. A crash between the two runs the job again, and that is our promise: at least once,
-never lost. Of a tick its beat is told the end, last of all before the ack.
+never lost. Who awaits the job's result is answered then, and of a tick its beat is told the
+end: last of all before the ack, and no reason to keep the job when nobody is there to hear.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -24,9 +25,18 @@ from amqpjobs.codec import (
 )
 from amqpjobs.effects import Effect, follow_ups
 from amqpjobs.envelope import Envelope
-from amqpjobs.errors import AmqpJobsError, BrokerError, DecodeError, RefusedError, UnconfirmedError, UnroutableError
-from amqpjobs.events import Events, RunNotTold, SettleFailed
+from amqpjobs.errors import (
+    AmqpJobsError,
+    BrokerError,
+    DecodeError,
+    RefusedError,
+    TooLargeError,
+    UnconfirmedError,
+    UnroutableError,
+)
+from amqpjobs.events import Events, ReplyUndelivered, RunNotTold, SettleFailed
 from amqpjobs.outcome import Completed, Dead, DeadReason, Dropped, Outcome, Retrying, Returned, Snoozed
+from amqpjobs.replies import FinalOutcome, Replies, in_few_words
 from amqpjobs.settings import host_name
 from amqpjobs.topology import LONGEST_DELAY, Route, Topology, few_hops
 from amqpjobs.wire import Delivery, HeaderValue, Properties, Publication
@@ -50,12 +60,14 @@ class Settler:
         publisher: Publisher,
         clock: Clock,
         events: Events,
+        replies: Replies,
         effects: Sequence[Effect] = (),
     ) -> None:
         self._topology = topology
         self._publisher = publisher
         self._clock = clock
         self._events = events
+        self._replies = replies
         self._effects = effects
 
     async def settle(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
@@ -65,8 +77,8 @@ class Settler:
         """
         if isinstance(outcome, Returned):
             return await self._hand_back(delivery)
-        is_tick = envelope is not None and envelope.copy is not None
-        if isinstance(outcome, Completed) and not self._effects and not is_tick:
+        is_heard = envelope is not None and (envelope.reply_to is not None or envelope.copy is not None)
+        if isinstance(outcome, Completed) and not self._effects and not is_heard:
             return await self._ack(delivery, envelope)
         pause, hopeless = FIRST_PAUSE, 0
         while delivery.settler.is_open:
@@ -130,32 +142,64 @@ class Settler:
         return replace(publication, properties=replace(publication.properties, headers=headers))
 
     async def _end(self, delivery: Delivery, envelope: Envelope | None, outcome: Outcome | Dropped) -> bool:
-        if envelope is not None and envelope.copy is not None and not await self._told(delivery, envelope, outcome):
+        if envelope is not None and not await self._told(delivery, envelope, outcome):
             return False
         return await self._ack(delivery, envelope)
 
     async def _told(self, delivery: Delivery, envelope: Envelope, outcome: Outcome | Dropped) -> bool:
-        """Tell beats that a tick's copy is done with; what they refuse to hear, not for ever. False: as `settle`."""
+        """Tell those who may be waiting for the end. False: as `settle`."""
+        is_awaited = envelope.reply_to is not None
+        if is_awaited and isinstance(outcome, FinalOutcome) and not await self._answered(delivery, envelope, outcome):
+            return False
+        return envelope.copy is None or await self._told_to_beats(delivery, envelope, outcome)
+
+    async def _answered(self, delivery: Delivery, envelope: Envelope, outcome: FinalOutcome) -> bool:
+        answer = self._replies.answer(envelope, outcome)
+        if answer is None:
+            self._events.emit(ReplyUndelivered(envelope, f"{envelope.reply_to!r} is no reply queue of this namespace"))
+            return True
+
+        def fail(error: Exception) -> None:
+            is_gone = isinstance(error, UnroutableError)
+            self._events.emit(ReplyUndelivered(envelope, "its caller is gone" if is_gone else words_of(error)))
+
+        return await self._said(delivery, envelope, answer, fail)
+
+    async def _told_to_beats(self, delivery: Delivery, envelope: Envelope, outcome: Outcome | Dropped) -> bool:
+        """Tell beats that a tick's copy is done with."""
         notice = last_word(self._topology, envelope, outcome)
+
+        def fail(error: Exception) -> None:
+            if not isinstance(error, UnroutableError):  # else no beat has its stream here
+                self._events.emit(RunNotTold(envelope, "ended", error))
+
+        return notice is None or await self._said(delivery, envelope, notice, fail)
+
+    async def _said(
+        self, delivery: Delivery, envelope: Envelope, words: Publication, fail: Callable[[Exception], object]
+    ) -> bool:
+        """Publish what somebody may be there to hear; what they refuse to hear, not for ever. False: as `settle`."""
         pause, refusals = FIRST_PAUSE, 0
-        while notice is not None and delivery.settler.is_open:
+        while delivery.settler.is_open:
             try:
                 async with self._clock.timeout(PATIENCE):
-                    await self._publisher.send(notice)
+                    await self._publisher.send(words)
                 return True
-            except UnroutableError:  # no beat has its stream here
+            except UnroutableError as error:  # nobody is there
+                fail(error)
                 return True
             except (UnconfirmedError, BrokerError, TimeoutError) as error:
                 self._events.emit(SettleFailed(envelope, error, pause))
             except Exception as error:  # not permitted, perhaps
                 refusals += 1
                 if refusals == HOPELESS:
-                    self._events.emit(RunNotTold(envelope, "ended", error))
+                    fail(error)
                     return True
                 self._events.emit(SettleFailed(envelope, error, pause))
+                words = in_few_words(words) if isinstance(error, TooLargeError) else words
             await self._clock.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-        return notice is None
+        return False
 
     async def _hand_back(self, delivery: Delivery) -> bool:
         try:
@@ -174,7 +218,7 @@ class Settler:
 
     async def _reject(self, delivery: Delivery, envelope: Envelope | None, outcome: Dead, error: Exception) -> bool:
         self._events.emit(SettleFailed(envelope, error, None))
-        if envelope is not None and envelope.copy is not None and not await self._told(delivery, envelope, outcome):
+        if envelope is not None and not await self._told(delivery, envelope, outcome):
             return False
         try:
             await delivery.settler.reject(delivery.tag)

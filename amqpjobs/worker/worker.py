@@ -35,6 +35,7 @@ from amqpjobs.middleware import RunMiddleware, SettleMiddleware, around_settle
 from amqpjobs.outcome import Returned
 from amqpjobs.producer import Producing
 from amqpjobs.registry import Registry
+from amqpjobs.replies import Replies
 from amqpjobs.topology import Plan, Queue
 from amqpjobs.wire import Delivery
 from amqpjobs.worker.batches import prefetch_of
@@ -147,6 +148,7 @@ class Worker:
             publisher=self._publisher,
             clock=app.clock,
             events=app.events,
+            replies=Replies(app.topology, app.registry, longest=app.settings.max_body),
             effects=app.effects,
         )
         self._stack = AsyncExitStack()
@@ -222,6 +224,7 @@ class Worker:
                 publisher=Publisher(self._publishing, longest_body=app.settings.max_body),
                 middlewares=app.enqueue_middlewares,
             )
+            stack.push_async_callback(client.close)
             app.lend(client)
             stack.callback(app.levels.tell(self._levels(client)))
             stack.callback(app.lend, None)

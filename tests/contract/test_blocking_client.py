@@ -24,7 +24,7 @@ from amqpjobs import (
 )
 from amqpjobs.envelope import Envelope
 from amqpjobs.events import ConnectionOpened, JobEnqueued
-from amqpjobs.handle import EnqueueOptions, JobHandle
+from amqpjobs.handle import BlockingHandle, EnqueueOptions
 from tests.support.apps import Bench, Note, record, watch, work_queue
 from tests.support.broker import PATIENCE, Broker
 from tests.support.process import descriptors, our_threads
@@ -41,7 +41,7 @@ async def test_a_job_enqueued_without_an_event_loop_runs(bench: Bench) -> None:
     app, kind = bench.app(), bench.kind()
     ran = record(app, kind)
 
-    def script() -> JobHandle[None]:
+    def script() -> BlockingHandle[None]:
         with BlockingClient(app) as client:
             return client.enqueue(kind(n=7, text="ü"), headers={"tenant": "acme"}, max_attempts=3)
 
@@ -60,7 +60,7 @@ async def test_many_threads_share_one_connection(bench: Bench, broker: Broker) -
     await bound(app, kind)
     opened = watch(app.events, ConnectionOpened)
 
-    def script() -> list[JobHandle[None]]:
+    def script() -> list[BlockingHandle[None]]:
         with BlockingClient(app) as client, ThreadPoolExecutor(16) as pool:
             calls = [pool.submit(client.enqueue, kind(n=n)) for n in range(400)]
             return [call.result() for call in calls]
@@ -85,7 +85,7 @@ async def test_a_batch_is_confirmed_together_and_its_generator_runs_in_the_calle
             threads.add(threading.current_thread())
             yield kind(n=n)
 
-    def script() -> tuple[list[JobHandle[None]], list[JobHandle[None]], threading.Thread]:
+    def script() -> tuple[list[BlockingHandle[None]], list[BlockingHandle[None]], threading.Thread]:
         with BlockingClient(app) as client:
             return client.enqueue_many(notes()), client.enqueue_many(()), threading.current_thread()
 
@@ -189,7 +189,7 @@ async def test_middlewares_and_subscribers_of_the_app_take_part(bench: Bench, br
     async def mark(envelope: Envelope, call: Callable[[Envelope], Awaitable[Envelope]]) -> Envelope:
         return await call(envelope.evolve(headers={**envelope.headers, "marked": "yes"}))
 
-    def script() -> JobHandle[None]:
+    def script() -> BlockingHandle[None]:
         with BlockingClient(app) as client:
             return client.enqueue(kind())
 

@@ -17,6 +17,7 @@ from amqpjobs import (
     Job,
     JobContext,
     Queue,
+    ResultTimeoutError,
     Retry,
     Snooze,
     UnconfirmedError,
@@ -671,3 +672,64 @@ async def test_a_sharded_queue_keeps_its_order_and_is_drained() -> None:
 
     assert moved["2"] == [*range(2, 50, 5), 2]
     assert moved["4"] == [*range(4, 50, 5), 50]
+
+
+# Results
+
+
+async def test_a_call_comes_back_in_a_time_that_stands_still(harness: Harness[None]) -> None:
+    before = harness.clock.now()
+
+    greeting = await harness.app.call(Greet(name="Ada"))
+
+    assert greeting == "Hello, Ada!"
+    assert harness.clock.now() == before
+
+
+async def test_a_call_that_is_tried_again_is_answered_when_time_has_moved(harness: Harness[None]) -> None:
+    call = asyncio.create_task(harness.app.call(Flaky(fail_times=2), timeout=DAY))
+
+    await harness.drain()
+    await call
+
+    assert [type(each) for each in harness.outcomes(Flaky)] == [Retrying, Retrying, Completed]
+
+
+async def test_a_call_gives_up_just_when_its_time_is_over(harness: Harness[None]) -> None:
+    call = asyncio.create_task(harness.app.call(Sleepy(seconds=60), timeout=10))
+    await harness.advance(9.9)
+    is_early = call.done()
+
+    await harness.advance(0.2)
+
+    assert not is_early
+    with pytest.raises(ResultTimeoutError, match="within"):
+        await call
+
+
+async def test_an_answer_is_there_before_time_moves_on(harness: Harness[None]) -> None:
+    calls = [asyncio.create_task(harness.app.call(Sleepy(seconds=5), timeout=5.5)) for _ in range(10)]
+
+    await harness.advance(hours=1)
+
+    assert await asyncio.gather(*calls) == [None] * 10
+
+
+async def test_a_result_survives_a_cut_connection_and_a_crashed_worker(harness: Harness[None]) -> None:
+    handle = await harness.app.enqueue(Sleepy(seconds=5), reply=True)
+    await harness.settle()
+
+    await harness.cut_connection()
+    await harness.crash_worker()
+    await harness.advance(10)
+    await handle.result()
+
+    assert harness.outcomes(Sleepy) == [Completed()]
+
+
+async def test_a_blocking_client_calls_here_too(harness: Harness[None]) -> None:
+    def script() -> str:
+        with BlockingClient(harness.app) as client:
+            return client.call(Greet(name="Barbara"))
+
+    assert await asyncio.to_thread(script) == "Hello, Barbara!"

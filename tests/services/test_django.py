@@ -28,6 +28,7 @@ WRONG_OPTIONS: list[EnqueueOptions] = [
     {"priority": 999},
     {"headers": {"large": "x" * 60_000}},
     cast("EnqueueOptions", {"dealy": 5}),
+    {"reply": True},
 ]
 
 

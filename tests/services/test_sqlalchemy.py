@@ -202,6 +202,7 @@ async def test_the_wrong_client_is_refused_before_anything_commits(ledger: Ledge
         ({"priority": 999}, ValueError),
         ({"headers": {"large": "x" * 60_000}}, TooLargeError),
         ({"dealy": 5}, TypeError),
+        ({"reply": True}, ValueError),
     ],
     ids=lambda each: str(each)[:40],
 )

@@ -14,7 +14,19 @@ from typing import assert_type
 
 from pydantic import BaseModel
 
-from amqpjobs import App, Batch, BatchContext, BlockingClient, BufferedJob, Job, JobContext, JobHandle, Retry, fixed
+from amqpjobs import (
+    App,
+    Batch,
+    BatchContext,
+    BlockingClient,
+    BlockingHandle,
+    BufferedJob,
+    Job,
+    JobContext,
+    JobHandle,
+    Retry,
+    fixed,
+)
 
 
 class Receipt(BaseModel):
@@ -384,3 +396,38 @@ async def calls(ctx: JobContext[State]) -> None:
     await app.enqueue(BaseModel())  # E: no job
     await ctx.enqueue(Ping(), dealy=3)  # E: misspelt option
     print(wrong)
+
+
+# Results.
+
+
+async def results(ctx: JobContext[State]) -> None:
+    assert_type(await app.call(Send(to="a"), timeout=10, delay=3, job_id="x", max_attempts=2), Receipt)
+    assert_type(await app.call(Ping()), None)
+    assert_type(await app.call(Maybe(), timeout=timedelta(minutes=1)), Receipt | None)
+    handle = await app.enqueue(Send(to="a"), reply=True, timeout=5)
+    assert_type(await handle.result(timeout=10), Receipt)
+    assert_type(await (await ctx.enqueue(Count(), reply=True)).result(), int)
+    assert_type(await app.gather(handle, Count()), tuple[Receipt, int])
+    assert_type(await app.gather(Count(), handle, Maybe(), timeout=5), tuple[int, Receipt, Receipt | None])
+    assert_type(await app.gather(*[Count(), Count()]), tuple[int, ...])
+    assert_type(await app.gather(*await app.enqueue_many([Count()], reply=True)), tuple[int, ...])
+    assert_type(await app.gather(Count(), return_exceptions=True), tuple[int | BaseException, ...])
+    with BlockingClient(app) as client:
+        assert_type(client.call(Send(to="a"), timeout=10), Receipt)
+        blocking = client.enqueue(Send(to="a"), reply=True)
+        assert_type(blocking, BlockingHandle[Receipt])
+        assert_type(blocking.result(timeout=10), Receipt)
+        assert_type(client.enqueue_many([Count()], reply=True), list[BlockingHandle[int]])
+        assert_type(client.gather(blocking, Count(), timeout=5), tuple[Receipt, int])
+        await blocking.result()  # E: nothing to await in a thread
+        client.gather(handle, timeout=5)  # E: a handle of an event loop
+        client.call(Send(to="a"), reply=True)  # E: a call asks by itself
+    wrong: str = await app.call(Send(to="a"))  # E: wrong result type of a call
+    late: str = await handle.result()  # E: wrong result type of a handle
+    await app.call(Send)  # E: a class is not called
+    await app.call(BaseModel())  # E: no job is called
+    await app.call(Ping(), dealy=3)  # E: misspelt option of a call
+    await app.call(Ping(), timeout="3")  # E: wrong type of a timeout
+    await app.enqueue(Ping(), reply="yes")  # E: a reply is wanted or not
+    print(wrong, late)

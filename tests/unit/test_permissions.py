@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from amqpjobs.permissions import (
     Permissions,
     beat_permissions,
+    calling_permissions,
     declaring,
     deployer_permissions,
     infrastructure,
@@ -140,6 +141,25 @@ def test_a_deployer_declares_as_a_worker_does_and_enqueues_nothing() -> None:
     assert deployer | worker == worker
     assert not deployer.write & {"ns", "orders"}
     assert not deployer.read & {"ns.dead.shop", "ns.parked.v1"}
+
+
+def test_who_calls_has_queues_of_its_own_and_no_others() -> None:
+    calling = calling_permissions(TOPOLOGY)
+
+    mine = TOPOLOGY.reply_queue("0f3a")
+    allowed = [re.compile(pattern(names)) for names in (calling.configure, calling.write, calling.read)]
+    assert all(regex.search(mine) for regex in allowed)
+    assert calling.read == {TOPOLOGY.reply_queue("*"), TOPOLOGY.queues}
+    others = [
+        "ns.queue.shop",
+        "ns.dead.shop",
+        "ns.replies.v1",
+        "ns.replies.v1.",
+        "ns.replies.v1.a.b",
+        "nsxreplies.v1.a",
+    ]
+    assert not any(regex.search(other) for regex in allowed for other in others)
+    assert not any(regex.search(TOPOLOGY.queues) for regex in allowed[:2])
 
 
 def test_an_empty_plan_takes_no_permissions() -> None:

@@ -21,7 +21,7 @@ from amqpjobs.errors import (
     UnreadableError,
     UnroutableError,
 )
-from amqpjobs.events import Events, SettleFailed
+from amqpjobs.events import Events, ReplyUndelivered, SettleFailed
 from amqpjobs.outcome import (
     Cancelled,
     Completed,
@@ -33,14 +33,18 @@ from amqpjobs.outcome import (
     Returned,
     Snoozed,
 )
+from amqpjobs.registry import Registry
+from amqpjobs.replies import Replies
 from amqpjobs.settings import host_name
 from amqpjobs.topology import LONGEST_DELAY, Topology
 from amqpjobs.wire import Delivery, Properties, Publication, table_size
-from amqpjobs.worker.settle import PATIENCE, Settler
+from amqpjobs.worker.settle import HOPELESS, PATIENCE, Settler
 from tests.support.clock import FakeClock
 from tests.unit.making import NOW, FakePublisher, FakeSettler, delivery, envelope, watched
 
 TOPOLOGY = Topology("amqpjobs")
+#: Bytes of an answer.
+LONGEST_ANSWER = 10_000
 #: Header values of a dead letter whose handler failed.
 FAILED = Dead(DeadReason.ATTEMPTS_EXHAUSTED, ValueError("wrong"))
 
@@ -60,6 +64,7 @@ class Bench:
             publisher=cast("Publisher", self.publisher),
             clock=self.clock,
             events=self.events,
+            replies=Replies(TOPOLOGY, Registry("work"), longest=LONGEST_ANSWER),
             effects=effects,
         )
 
@@ -471,4 +476,133 @@ async def test_settling_that_is_cancelled_acks_nothing() -> None:
     await asyncio.wait([settling])
 
     assert settling.cancelled()
+    assert bench.log == []
+
+
+# Answers
+
+ASKED = envelope(reply_to=TOPOLOGY.reply_queue("caller"))
+
+
+def undelivered(bench: Bench) -> list[ReplyUndelivered]:
+    return cast("list[ReplyUndelivered]", watched(bench.events, ReplyUndelivered))
+
+
+@pytest.mark.parametrize("outcome", [Completed(), Cancelled(), Expired()])
+async def test_who_awaits_a_job_is_answered_before_its_ack(outcome: Outcome) -> None:
+    bench = Bench()
+
+    await bench.settle(outcome, ASKED)
+
+    assert bench.log == ["confirmed", ("ack", 7)]
+    assert bench.sent.routing_key == ASKED.reply_to
+
+
+async def test_a_dead_job_is_answered_after_its_dead_letter_and_before_its_ack() -> None:
+    bench = Bench()
+
+    await bench.settle(FAILED, ASKED)
+
+    assert bench.log == ["confirmed", "confirmed", ("ack", 7)]
+    assert [each.routing_key for each in bench.publisher.sent] == [TOPOLOGY.dead_queue("work"), ASKED.reply_to]
+
+
+async def test_a_dead_letter_that_the_broker_will_not_take_is_answered_all_the_same() -> None:
+    bench = Bench()
+    bench.publisher.failures.append(TooLargeError("headers"))
+
+    await bench.settle(FAILED, ASKED)
+
+    assert bench.log == ["confirmed", ("reject", 7)]
+    assert bench.sent.routing_key == ASKED.reply_to
+
+
+@pytest.mark.parametrize("outcome", [Retrying(2.0), Snoozed(2.0)])
+async def test_a_job_that_goes_on_is_not_answered_and_takes_the_question_along(outcome: Outcome) -> None:
+    bench = Bench()
+
+    await bench.settle(outcome, ASKED)
+
+    assert come_back(bench.sent).reply_to == ASKED.reply_to
+
+
+async def test_what_is_returned_is_not_answered() -> None:
+    bench = Bench()
+
+    await bench.settle(Returned(), ASKED)
+
+    assert bench.log == [("nack", 7)]
+
+
+async def test_a_caller_that_is_gone_keeps_no_job() -> None:
+    bench = Bench()
+    told = undelivered(bench)
+    bench.publisher.failures.append(UnroutableError("nobody"))
+
+    await bench.settle(Completed(), ASKED)
+
+    assert bench.log == [("ack", 7)]
+    assert [each.why for each in told] == ["its caller is gone"]
+    assert bench.failed == []
+
+
+@pytest.mark.parametrize("place", ["amqpjobs.queue.work", "amq.rabbitmq.reply-to.x", ""])
+async def test_a_foreign_address_is_not_answered_to_and_keeps_no_job(place: str) -> None:
+    bench = Bench()
+    told = undelivered(bench)
+
+    await bench.settle(Completed(), ASKED.evolve(reply_to=place))
+
+    assert bench.log == [("ack", 7)]
+    assert repr(place) in told[0].why
+
+
+async def test_an_answer_waits_for_a_broker_that_is_away_and_the_dead_letter_is_not_doubled() -> None:
+    bench = Bench()
+    bench.publisher.failures.append(lambda: asyncio.sleep(0))  # the dead letter goes through
+    bench.publisher.failures.append(BrokerUnavailableError("away"))
+
+    settling = asyncio.create_task(bench.settle(FAILED, ASKED))
+    await bench.clock.advance(1)
+
+    assert settling.result()
+    assert bench.log == ["confirmed", "confirmed", ("ack", 7)]
+
+
+async def test_an_answer_that_is_always_refused_keeps_no_job_for_ever() -> None:
+    bench = Bench()
+    told = undelivered(bench)
+    bench.publisher.failures.extend(RefusedError("no permission") for _ in range(HOPELESS))
+
+    settling = asyncio.create_task(bench.settle(Completed(), ASKED))
+    await bench.clock.advance(60)
+
+    assert settling.result()
+    assert bench.log == [("ack", 7)]
+    assert "no permission" in told[0].why
+
+
+async def test_an_answer_too_large_for_the_broker_is_said_in_few_words() -> None:
+    bench = Bench()
+    bench.publisher.failures.append(TooLargeError("16 MiB"))
+
+    settling = asyncio.create_task(bench.settle(Completed(), ASKED))
+    await bench.clock.advance(1)
+
+    assert settling.result()
+    assert b"the broker takes less" in bench.sent.body
+
+
+async def test_an_answer_on_a_channel_that_closes_is_no_settling() -> None:
+    bench = Bench()
+
+    async def close() -> None:
+        bench.channel.is_open = False
+        raise UnconfirmedError("lost")
+
+    bench.publisher.failures.append(close)
+    settling = asyncio.create_task(bench.settle(Completed(), ASKED))
+    await bench.clock.advance(1)
+
+    assert settling.result() is False
     assert bench.log == []

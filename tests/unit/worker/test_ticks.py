@@ -25,6 +25,8 @@ from amqpjobs.outcome import (
     Returned,
     Snoozed,
 )
+from amqpjobs.registry import Registry
+from amqpjobs.replies import Replies
 from amqpjobs.topology import Topology
 from amqpjobs.worker.settle import HOPELESS, Settler
 from amqpjobs.worker.ticks import TELL_WITHIN, Ticks, judge, last_word
@@ -202,7 +204,11 @@ class Desk:
         self.channel = FakeSettler(log=self.log)
         self.publisher = FakePublisher(self.log)
         self.settler = Settler(
-            topology=TOPOLOGY, publisher=cast("Publisher", self.publisher), clock=self.clock, events=self.events
+            topology=TOPOLOGY,
+            publisher=cast("Publisher", self.publisher),
+            clock=self.clock,
+            events=self.events,
+            replies=Replies(TOPOLOGY, Registry("work"), longest=10_000),
         )
 
     async def settle(self, outcome: Outcome | Dropped, tick: Envelope = TICK) -> bool:
