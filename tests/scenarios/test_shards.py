@@ -52,7 +52,7 @@ async def test_keys_keep_their_order_while_workers_are_killed_and_nothing_is_los
         nonlocal number, rounds
         rounds += 1
         await home.app.enqueue_many(
-            (home.Step(key=key, n=number + step) for step in range(STEPS) for key in KEYS), deadline=60
+            (home.Step(key=key, n=number + step) for key in KEYS for step in range(STEPS)), deadline=60
         )
         number += STEPS
 
