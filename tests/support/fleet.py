@@ -132,6 +132,10 @@ class Ledger:
                 first.setdefault(name, pid)
         return list(first.items())
 
+    def story(self) -> list[tuple[str, str]]:
+        """What was noted of which job, in its order."""
+        return [(word, name) for word, name, _, _ in self._lines()]
+
     def attempts(self) -> dict[str, set[int]]:
         """The attempts each job has seen."""
         seen = dict[str, set[int]]()

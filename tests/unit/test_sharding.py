@@ -146,10 +146,12 @@ def test_a_key_that_is_none_is_no_slot(key: object) -> None:
 
 
 def test_a_slot_is_never_cut_for_want_of_room() -> None:
-    headers = within_budget({"large": "x" * 200_000, SHARD_HEADER: 7, "BCC": ["amqpjobs-slot-07"]})
+    small = {f"h{n}": "x" for n in range(10_000)}
+
+    headers = within_budget({**small, SHARD_HEADER: 7, "BCC": ["amqpjobs-slot-07"]})
 
     assert headers["BCC"] == ["amqpjobs-slot-07"]
-    assert "large" not in headers
+    assert len(headers) < len(small)
 
 
 class Plain(Job[None], kind="plain"):

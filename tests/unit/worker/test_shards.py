@@ -17,6 +17,7 @@ from amqpjobs.wire import Delivery
 from amqpjobs.worker import shards as module
 from amqpjobs.worker.shards import Shards
 from amqpjobs.worker.suspicion import Suspicion
+from tests.support.broker import PATIENCE
 from tests.unit.making import delivery
 
 TOPOLOGY = Topology("tests")
@@ -160,7 +161,8 @@ async def test_those_are_given_up_first_of_which_least_runs(stage: Stage) -> Non
     await stage.begun[2].settler.ack(stage.begun[2].tag)
     stage.workers = 3
 
-    await stage.shards.look()
+    async with asyncio.timeout(PATIENCE):
+        await stage.shards.look()
 
     assert stage.given_up == [TOPOLOGY.shard("orders", 2)]
 
