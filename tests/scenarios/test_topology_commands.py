@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -222,6 +223,24 @@ async def test_what_is_exported_is_imported_into_a_fresh_broker_and_enough_to_wo
     assert "amqpjobs topology export" in refused[1]
     assert set(json.loads(exported[1])) == {"exchanges", "queues", "bindings"}
     assert checked[0] == 0, checked[1]
+
+
+@pytest.mark.parametrize("role", ["producer", "worker"])
+def test_permissions_of_who_calls_have_its_reply_queues_and_else_what_its_role_has(shop: Shop, role: str) -> None:
+    def printed(options: str) -> dict[str, str]:
+        code, text = shop.run(f"amqpjobs topology permissions {role} shop --no-declare --json {options}")
+        assert code == 0, text
+        found: list[dict[str, str]] = json.loads(text)
+        return found[0]
+
+    plain, calling = printed(""), printed("--calls")
+
+    for what in ("configure", "write", "read"):
+        assert re.search(calling[what], "tests.replies.v1.0f3a")
+        assert not re.search(plain[what], "tests.replies.v1.0f3a")
+        assert not re.search(calling[what], f"tests.dead.{shop.name}x")
+    assert re.search(calling["read"], "tests.queues")
+    assert shop.run("amqpjobs topology permissions observer shop --calls")[0] == 2
 
 
 async def test_what_permissions_prints_is_a_command_that_rabbitmqctl_takes(

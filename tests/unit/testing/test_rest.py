@@ -6,7 +6,7 @@ import pytest
 
 from amqpjobs.clock import SystemClock
 from amqpjobs.devbroker import Stock
-from amqpjobs.events import Events, JobEnqueued, JobStarted
+from amqpjobs.events import Events, JobEnqueued, JobStarted, MailboxClosed, MailboxOpened
 from amqpjobs.registry import Registry
 from amqpjobs.testing import rest as room
 from amqpjobs.testing.clock import FakeClock, settle
@@ -27,12 +27,14 @@ class Books:
     beats: int = 1
     is_led: bool = True
     is_busy: bool = False
+    #: Answers in the mailbox.
+    answers: int = 0
 
     def __bool__(self) -> bool:
         return self.beats > 0
 
     def stock(self, queue: str, /) -> Stock:
-        return Stock(ready=5, lent=self.lent)
+        return Stock(ready=self.answers, lent=0) if queue == "mailbox" else Stock(ready=5, lent=self.lent)
 
     def rest(self, patience: float = PATIENCE, record: Record | None = None) -> Rest:
         return Rest(
@@ -69,6 +71,31 @@ async def test_there_is_no_rest_while_the_books_do_not_agree(books: Books) -> No
     async with asyncio.timeout(PATIENCE):
         await coming
     assert not was_done
+
+
+async def test_there_is_no_rest_before_an_answer_is_told_to_who_awaits_it() -> None:
+    books, events, record = Books(answers=1), Events(), Record()
+    record.watch(events)
+    events.emit(MailboxOpened("mailbox"))
+    coming = asyncio.create_task(books.rest(record=record).come())
+    await settle()
+    was_done = coming.done()
+
+    books.answers = 0
+
+    async with asyncio.timeout(PATIENCE):
+        await coming
+    assert not was_done
+
+
+async def test_answers_in_a_closed_mailbox_are_nobodys() -> None:
+    books, events, record = Books(answers=1), Events(), Record()
+    record.watch(events)
+    events.emit(MailboxOpened("mailbox"))
+    events.emit(MailboxClosed("mailbox"))
+
+    async with asyncio.timeout(PATIENCE):
+        await books.rest(record=record).come()
 
 
 async def test_a_rest_that_does_not_come_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
