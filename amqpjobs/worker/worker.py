@@ -248,7 +248,8 @@ class Worker:
             await self._consuming.first_session()
             watchdog = Watchdog(self._declarer, app.settings.heartbeat, self._all_consumers)
             stack.push_async_callback(end_task, asyncio.create_task(watchdog.watch()))
-            stack.push_async_callback(end_task, asyncio.create_task(self._shards.watch()))
+            if any(queue.shards is not None for queue in self._queues):
+                stack.push_async_callback(end_task, asyncio.create_task(self._shards.watch()))
             parked = Parked(app, self._declarer, self._publishing, self._publisher, client)
             stack.push_async_callback(end_task, asyncio.create_task(parked.watch()))
             self._stack = stack.pop_all()

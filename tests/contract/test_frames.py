@@ -98,7 +98,7 @@ async def test_a_job_costs_one_task_if_it_waits_and_off_the_fast_lane_one_of_the
     else:  # those that came first, and then one for all that came together
         assert own < 1_000
         assert own + shared <= 1_000
-    assert sum(ours.values()) <= 2  # the look at the parked jobs
+    assert sum(ours.values()) <= 2  # the look at the parked jobs, and the end
     # Those of two connections, and without the lane one for each job.
     assert sum(clients.values()) <= (150 if app.settings.fast_lane else 1_150), clients
 
