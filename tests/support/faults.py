@@ -83,6 +83,8 @@ class FaultyProxy:
         self.to_broker: Counter[str] = Counter()
         self.from_broker: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
+        self._serving = set[asyncio.Task[None]]()
+        self._is_over = False
         self._rules: list[Rule] = []
         self._cuts: dict[Way, int] = {}
         self._passed: Counter[Way] = Counter()
@@ -113,8 +115,10 @@ class FaultyProxy:
         finally:
             await self.refuse()
             self.resume()
+            self._is_over = True
             self.cut()
-            await asyncio.gather(*(each.task for each in self._connections), return_exceptions=True)
+            if self._serving:
+                await asyncio.wait(self._serving)
 
     def calm(self) -> None:
         """Do nothing more of what was told; what is held back goes on."""
@@ -229,6 +233,14 @@ class FaultyProxy:
         return rule
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._serving.add(task)
+        try:
+            await self._serve_one(reader, writer)
+        finally:
+            self._serving.discard(task)
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, onward = await asyncio.open_connection(
                 self._broker.hostname or "localhost", self._broker.port or 5672
@@ -238,6 +250,8 @@ class FaultyProxy:
             return
         connection = _Connection(self, reader, writer, there, onward)
         self._connections.add(connection)
+        if self._is_over:
+            connection.cut(reset=True)
         try:
             await connection.run()
         finally:
@@ -255,7 +269,6 @@ class _Connection:
         broker: asyncio.StreamReader,
         to_broker: asyncio.StreamWriter,
     ) -> None:
-        self.task = cast("asyncio.Task[None]", asyncio.current_task())
         #: Channel by tag.
         self.consumers: dict[bytes, int] = {}
         self._proxy = proxy

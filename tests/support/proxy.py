@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.support.frames import GREETING, FrameReader
@@ -23,6 +24,10 @@ class Proxy:
         self.to_broker: Counter[str] = Counter()
         self.from_broker: Counter[str] = Counter()
         self._clients = set[asyncio.StreamWriter]()
+        #: Both of each connection.
+        self._ends = set[asyncio.StreamWriter]()
+        self._serving = set[asyncio.Task[None]]()
+        self._is_over = False
 
     @property
     def url(self) -> str:
@@ -31,10 +36,18 @@ class Proxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator["Proxy"]:
+        """Until then all its connections end, also those that clients have left open."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._port = server.sockets[0].getsockname()[1]
-        async with server:
+        try:
             yield self
+        finally:
+            server.close()
+            self._is_over = True
+            for end in self._ends:
+                end.transport.abort()
+            if self._serving:
+                await asyncio.wait(self._serving)
 
     def cut(self) -> None:
         """Break all connections."""
@@ -42,16 +55,27 @@ class Proxy:
             client.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._broker.hostname or "localhost", self._broker.port or 5672
-        there, onward = await asyncio.open_connection(host, port)
-        self._clients.add(writer)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._serving.add(task)
+        ends = {writer}
         try:
-            await asyncio.gather(
-                _pump(reader, onward, FrameReader(has_greeting=True), self.to_broker),
-                _pump(there, writer, FrameReader(has_greeting=False), self.from_broker),
+            there, onward = await asyncio.open_connection(
+                self._broker.hostname or "localhost", self._broker.port or 5672
             )
+            ends.add(onward)
+            self._ends |= ends
+            self._clients.add(writer)
+            if not self._is_over:
+                await asyncio.gather(
+                    _pump(reader, onward, FrameReader(has_greeting=True), self.to_broker),
+                    _pump(there, writer, FrameReader(has_greeting=False), self.from_broker),
+                )
         finally:
+            self._ends -= ends
             self._clients.discard(writer)
+            self._serving.discard(task)
+            for end in ends:
+                end.transport.abort()
 
 
 async def _pump(
