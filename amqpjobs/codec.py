@@ -55,7 +55,6 @@ _OURS = frozenset(
             "id",
             "attempt",
             "crashes",
-            "shard-key",
             "version",
             "parent",
             "root",
@@ -63,6 +62,7 @@ _OURS = frozenset(
             "copy",
             "queue",
             "exchange",
+            "shard-key",
         ),
         *("run-at", "expires-at", "first-at", "unknown-since", "doubt-since", "max-attempts", "timeout-ms"),
     )

@@ -49,8 +49,8 @@ class Loans(Exit):
         return not self.is_closed and self._session.is_open
 
     async def ack(self, tag: int) -> None:
-        if self.is_closed or not self._session.is_open:
-            self._check()
+        if self.is_closed or not self._session.is_open:  # as `is_open`, said here since it is asked for every job
+            raise _closed()
         if not self._ended:
             self._lane.soon(self.speak)
         self._ended.add(tag)
@@ -115,4 +115,8 @@ class Loans(Exit):
 
     def _check(self) -> None:
         if not self.is_open:
-            raise BrokerUnavailableError("The channel is closed, so the delivery will come again.")
+            raise _closed()
+
+
+def _closed() -> BrokerUnavailableError:
+    return BrokerUnavailableError("The channel is closed, so the delivery will come again.")

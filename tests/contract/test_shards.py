@@ -1,7 +1,8 @@
 """Sharded queues: what brokers do that they rest on, and what they do."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, cast
 
@@ -78,50 +79,48 @@ class Taker:
             await self.channel.basic_ack(cast("Any", self.came[position].delivery).delivery_tag)
 
 
+@asynccontextmanager
+async def two_in_line(
+    bench: Bench, url: str, arguments: dict[str, Any], *, messages: int, prefetch: int
+) -> AsyncGenerator[tuple[Taker, Taker]]:
+    """Two on connections of their own; the first, with this prefetch, has the queue."""
+    queue = await bench.queue(**arguments)
+    async with bench.broker.channel() as channel:
+        for n in range(messages):
+            await channel.basic_publish(str(n).encode(), routing_key=queue)
+    connections = [await aiormq.connect(url) for _ in range(2)]
+    one, other = Taker(), Taker()
+    await one.open(connections[0], queue, prefetch)
+    await other.open(connections[1], queue, 100)
+    yield one, other
+    for connection in connections:
+        await connection.close()
+
+
 @pytest.mark.parametrize("arguments", [QUORUM, CLASSIC], ids=["quorum", "classic"])
 async def test_a_closed_channel_hands_a_single_active_consumers_queue_on_in_its_order(
     bench: Bench, url: str, arguments: dict[str, Any]
 ) -> None:
-    queue = await bench.queue(**arguments)
-    async with bench.broker.channel() as channel:
-        for n in range(30):
-            await channel.basic_publish(str(n).encode(), routing_key=queue)
-    connections = [await aiormq.connect(url) for _ in range(2)]
-    one, other = Taker(), Taker()
-    await one.open(connections[0], queue, 10)
-    await other.open(connections[1], queue, 100)
+    async with two_in_line(bench, url, arguments, messages=30, prefetch=10) as (one, other):
+        await one.until(10)
+        await one.ack([0, 1, 3])
+        await one.until(13)
+        assert other.came == []  # it stands in line
+        await one.channel.close()
+        await other.until(27)
 
-    await one.until(10)
-    await one.ack([0, 1, 3])
-    await one.until(13)
-    assert other.came == []  # it stands in line
-    await one.channel.close()
-    await other.until(27)
-
-    assert other.numbers == [2, *range(4, 30)]
-    for connection in connections:
-        await connection.close()
+        assert other.numbers == [2, *range(4, 30)]
 
 
 async def test_a_cancelled_consumers_quorum_queue_is_handed_on_in_another_order(bench: Bench, url: str) -> None:
-    queue = await bench.queue(**QUORUM)
-    async with bench.broker.channel() as channel:
-        for n in range(6):
-            await channel.basic_publish(str(n).encode(), routing_key=queue)
-    connections = [await aiormq.connect(url) for _ in range(2)]
-    one, other = Taker(), Taker()
-    await one.open(connections[0], queue, 3)
-    await other.open(connections[1], queue, 100)
+    async with two_in_line(bench, url, QUORUM, messages=6, prefetch=3) as (one, other):
+        await one.until(3)
+        await one.channel.basic_cancel(one.tag)
+        await other.until(3)
+        await one.channel.close()
+        await other.until(6)
 
-    await one.until(3)
-    await one.channel.basic_cancel(one.tag)
-    await other.until(3)
-    await one.channel.close()
-    await other.until(6)
-
-    assert other.numbers == [3, 4, 5, 0, 1, 2]  # so a shard is never given up in this way
-    for connection in connections:
-        await connection.close()
+        assert other.numbers == [3, 4, 5, 0, 1, 2]  # so a shard is never given up in this way
 
 
 @pytest.mark.parametrize(("arguments", "told"), [(QUORUM, 1), (CLASSIC, 3)], ids=["quorum", "classic"])
