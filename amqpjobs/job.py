@@ -36,7 +36,7 @@ from typing import (
     runtime_checkable,
 )
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json, to_jsonable_python
 from typing_extensions import Unpack
 
@@ -138,7 +138,14 @@ class Job(BaseModel, Generic[R]):
 
     Surplus fields of a payload are ignored unless the class forbids them by
     `model_config = ConfigDict(extra="forbid")`.
+
+    JSON has no word for an infinite float or one that is no number. They are written as the texts "Infinity",
+    "-Infinity" and "NaN", which a float field reads again; a field of another kind, as `Any`, gets the text. A model
+    within a job that is to do the same needs `ser_json_inf_nan="strings"` in its own configuration.
     """
+
+    # Else pydantic writes null, and the value is lost.
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     __amqpjobs__: ClassVar[JobOptions]
     __amqpjobs_upgrades__: ClassVar[Mapping[int, Upgrade]]
@@ -219,7 +226,7 @@ def payload_of(job: Job[Any]) -> bytes:
     """The job's own JSON. Secrets are written out: the worker needs them, and only logs may not see them."""
     if _has_secrets(type(job)):
         shown = job.model_dump(mode="json", by_alias=True)
-        return to_json(_revealed(job.model_dump(by_alias=True), shown))
+        return to_json(_revealed(job.model_dump(by_alias=True), shown), inf_nan_mode="strings")
     return job.__pydantic_serializer__.to_json(job, by_alias=True)
 
 

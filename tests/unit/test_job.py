@@ -361,7 +361,7 @@ class Everything(Job[None]):
     st.builds(
         Everything,
         text=st.text(st.characters(exclude_categories=["Cs"])),
-        share=st.floats(allow_nan=False, allow_infinity=False),
+        share=st.floats(allow_nan=False),
         price=st.decimals(-(10**9), 10**9, allow_nan=False, places=2),
         span=st.timedeltas(timedelta(days=-9999), timedelta(days=9999)),
         maybe=st.none(),
@@ -371,6 +371,20 @@ def test_what_was_enqueued_is_what_arrives(job: Everything) -> None:
     back = job_from(Everything, payload_of(job))
 
     assert back == job
+
+
+def test_an_infinite_number_once_arrived_as_null_and_without_a_trace() -> None:
+    class Limit(Job[None], kind="limit"):
+        most: float | None
+
+    class SecretLimit(Limit, kind="limit.secret"):
+        token: SecretStr = SecretStr("t")
+
+    for job in (Limit(most=float("inf")), SecretLimit(most=float("-inf"))):
+        payload = payload_of(job)
+
+        assert json.loads(payload, parse_constant=pytest.fail)["most"] == str(job.most).replace("inf", "Infinity")
+        assert job_from(type(job), payload) == job
 
 
 def test_traces_may_show_just_the_fields_that_are_marked() -> None:

@@ -38,6 +38,10 @@ class Count(Job[int], kind="count"):
     pass
 
 
+class Measure(Job[float], kind="measure"):
+    pass
+
+
 class Nothing(Job[None], kind="nothing"):
     pass
 
@@ -60,7 +64,7 @@ def handle(job: Any) -> Any:
 
 def replies(*, longest: int = LONGEST) -> Replies:
     registry = Registry("work")
-    for job in (Buy, Count, Nothing, Anything, Unwritable):
+    for job in (Buy, Count, Measure, Nothing, Anything, Unwritable):
         registry.add(cast("type[Job[Any]]", job), handle, {})
     return Replies(TOPOLOGY, registry, longest=longest)
 
@@ -237,7 +241,7 @@ def test_garbage_is_no_answer(body: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -270,6 +274,12 @@ def test_whatever_comes_is_a_result_or_an_error_of_ours(body: bytes, job: type[J
 @given(JSON)
 def test_any_json_survives_the_way(value: object) -> None:
     assert heard(Anything, body_of(Anything, Completed(value))) == value
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinite_result_once_came_back_as_none(value: float) -> None:
+    assert heard(Measure, body_of(Measure, Completed(value))) == value
+    assert heard(Anything, body_of(Anything, Completed([value]))) == [str(value).replace("inf", "Infinity")]
 
 
 def test_no_prefix_of_an_answer_is_one() -> None:
