@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Self, TypeVar, dataclass_transform
 
 from amqpjobs.envelope import Envelope
 from amqpjobs.outcome import Outcome
+from amqpjobs.wire import maker_of
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +30,21 @@ class Event:
         return super().__new__(cls)
 
 
+E = TypeVar("E", bound=Event)
+
+
 def _complete(kind: type[Event]) -> None:
     """From the base on: a dataclass takes the fields of those above it that are dataclasses already."""
     for each in reversed(kind.__mro__[:-1]):
         if "__dataclass_fields__" not in each.__dict__:
             dataclass(frozen=True)(each)
+
+
+@cache
+def maker_of_event(kind: type[E]) -> type[E]:
+    """Makes what the class makes, for where that is done for every job. See `amqpjobs.wire.maker_of`."""
+    _complete(kind)
+    return maker_of(kind)
 
 
 class JobEnqueued(Event):
@@ -419,7 +431,6 @@ class ShardGivenUp(Event):
     workers: int
 
 
-E = TypeVar("E", bound=Event)
 
 
 class Events:

@@ -246,8 +246,10 @@ def _started(event: JobStarted) -> None:
 
 
 def _ended(event: JobEnded) -> None:
+    if isinstance(event.outcome, Completed) and not _log.isEnabledFor(logging.INFO):  # nearly all of them
+        return
     level, message, fields, error = _told(event.outcome)
-    if not _log.isEnabledFor(level):  # for each job
+    if not _log.isEnabledFor(level):
         return
     extra = _job(event.envelope, seconds=event.seconds, queue=event.envelope.queue, **fields)
     # A failed attempt shows its traceback when it was the last one, or at level DEBUG.

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -188,7 +189,7 @@ class Execution:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
             result: Any = handler.function(*arguments)
-            if inspect.iscoroutine(result):
+            if type(result) is CoroutineType:
                 try:
                     result = Begun(result, result.send(None))
                 except StopIteration as stop:

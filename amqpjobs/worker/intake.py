@@ -56,8 +56,9 @@ class Intake:
             self._slots.add(delivery)
         elif delivery.redelivered and (pause := pause_before(self._suspicion.against(delivery))):
             self._pauses.hold(delivery, pause, self._admit)
-        else:
-            self._admit(delivery)
+        elif self._is_suspect(delivery) or not self._batches.add(delivery):  # as `_admit`, which is said for every job
+            self._slots.add(delivery)
+            self._on_ready()
 
     def take(self) -> list[Run]:
         """What begins next in one slot: a run, or those of a batch. Empty: nothing waits, or no slot is free."""

@@ -14,7 +14,7 @@ from typing import cast
 from amqpjobs.clock import Clock
 from amqpjobs.codec import decode
 from amqpjobs.errors import TooLargeError, UnreadableError
-from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped
+from amqpjobs.events import Events, JobEnded, MessageDied, TickDropped, maker_of_event
 from amqpjobs.middleware import SettleNext
 from amqpjobs.outcome import Dead, DeadReason, Dropped, Outcome, Returned
 from amqpjobs.wire import Delivery
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Running:
-    """The runs of one worker. `on_left` is called when one no longer needs its slot."""
+    """The runs of one worker. `on_left` is called when one no longer needs its slot: then `pull` may have another."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Running:
 
     def wake(self) -> None:
         """There may be something to begin."""
-        if self._is_working_off:
+        if self._is_working_off:  # it looks for more by itself
             return
         if self._execution.is_quick:
             self._is_working_off = True
@@ -193,6 +193,7 @@ class Running:
         finally:
             self._forget(run)
             self._on_left(run)
+            self.wake()
 
     async def _outcome(self, run: Run) -> Outcome | Dropped:
         try:
@@ -258,7 +259,7 @@ class Running:
         elif run.envelope is None:
             self._events.emit(MessageDied(run.delivery.queue, run.delivery.properties.message_id, outcome))
         elif self._events.wanted(JobEnded):
-            self._events.emit(JobEnded(run.envelope, outcome, run.seconds))
+            self._events.emit(maker_of_event(JobEnded)(run.envelope, outcome, run.seconds))
 
 
 def _too_large(delivery: Delivery, longest: int) -> TooLargeError:

@@ -336,7 +336,7 @@ class Worker:
             longest_body=self._settings.max_body,
             limit=sum(self._prefetch[queue.name] * (queue.shards or 1) for queue in self._queues),
             pull=self._next,
-            on_left=self._left,
+            on_left=self._intake.leave,
         )
 
     def _processes_needed(self) -> Processes | None:
@@ -382,7 +382,7 @@ class Worker:
         return self._app.topology.app(self._app.queues, self._app.registry.subscriptions())
 
     def _received(self, delivery: Delivery) -> None:
-        if not self._rejoins(delivery):
+        if self._running is None or not self._running.rejoin(delivery):
             self._intake.add(delivery)
 
     def _rejoins(self, delivery: Delivery) -> bool:
@@ -405,10 +405,6 @@ class Worker:
     def _next(self) -> Sequence[Run]:
         """What begins next in one slot, if anything does."""
         return () if self._is_stopping or self._stop_asked.is_set() else self._intake.take()
-
-    def _left(self, run: Run) -> None:
-        self._intake.leave(run)
-        self._wake()
 
     # Stopping
 
