@@ -431,8 +431,6 @@ class ShardGivenUp(Event):
     workers: int
 
 
-
-
 class Events:
     """Who watches what."""
 

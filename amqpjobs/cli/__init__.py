@@ -1,7 +1,5 @@
 """The command line. Each command's module is imported when it is used, so that `--help` answers at once.
 
-What shows help is imported for that alone (`help.py`): it takes longer than a command's own words.
-
 Exit codes: 0 ok, 1 failed, 2 usage, 3 import, 4 broker, 5 topology mismatch, 6 unclean shutdown, 7 nobody answers.
 """
 
@@ -66,7 +64,7 @@ def main() -> NoReturn:
     try:
         result: object = cli(prog_name="amqpjobs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.message, color=True)  # as `--help` prints it
+        click.echo(error.message)  # as `--help` prints it
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

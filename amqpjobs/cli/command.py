@@ -1,11 +1,18 @@
-"""Commands whose help looks rich. What shows it takes longer to load than most commands, and is loaded to show it."""
+"""What all commands have in common: how their help looks, and how a module is loaded.
+
+Help is shown by click alone: in rich's frames it took as long to load as all else that a command does.
+"""
 
 import gc
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import click
+
+#: Columns of help, in a terminal that is as wide.
+WIDEST = 100
 
 
 @contextmanager
@@ -25,23 +32,32 @@ def loading(module: str) -> Generator[None]:
         gc.enable()
 
 
-class Command(click.Command):
-    """A command; its usage errors are plain text."""
+class _Formatter(click.HelpFormatter):
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, click.style("Usage: ", bold=True) if prefix is None else prefix)
 
-    def get_help(self, ctx: click.Context) -> str:
-        return _rich_help(self, ctx)
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(click.style(heading, bold=True))
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"max_content_width": WIDEST, **kwargs})
+
+
+class Command(click.Command):
+    """A command of ours."""
+
+    context_class = _Context
 
 
 class Group(click.Group):
-    """A group of commands."""
+    """A group of commands, listed in the order in which they were given."""
 
+    context_class = _Context
     command_class = Command
 
-    def get_help(self, ctx: click.Context) -> str:
-        return _rich_help(self, ctx)
-
-
-def _rich_help(command: click.Command, ctx: click.Context) -> str:
-    with loading("amqpjobs.cli.help"):
-        from amqpjobs.cli.help import rich_help
-    return rich_help(command, ctx)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
