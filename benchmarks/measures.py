@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.page import BUSY
 from benchmarks.tally import FOLDER, Tally
 
 ROOT = Path(__file__).parents[1]
@@ -126,10 +127,11 @@ def drain(track: Track, name: str, processes: int = 1) -> Figures:
         run.call("enqueue", count=track.jobs)
         with run.working(processes=processes, concurrency=200) as worker:
             run.until(int(track.jobs * WARM_UP))
-            jobs, began, cpu = run.tally.jobs, time.perf_counter(), cpu_of(worker)
+            jobs, began, cpu, busy = run.tally.jobs, time.perf_counter(), cpu_of(worker), busy_time()
             run.until(track.jobs)
             seconds, jobs, cpu = time.perf_counter() - began, track.jobs - jobs, cpu_of(worker) - cpu
-            return {"jobs/s": jobs / seconds, "us a job": cpu / jobs * 1e6, "MiB": memory_of(worker)}
+            busy = (busy_time() - busy) / seconds
+            return {"jobs/s": jobs / seconds, "us a job": cpu / jobs * 1e6, BUSY: busy, "MiB": memory_of(worker)}
 
 
 def drain_by_two(track: Track, name: str) -> Figures:
@@ -221,6 +223,12 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 def cpu_of(process: psutil.Process) -> float:
     times = [each.cpu_times() for each in _family(process)]
     return sum(each.user + each.system for each in times)
+
+
+def busy_time() -> float:
+    """Seconds that the machine's cores have worked, for whomever: those of the broker, too."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0)
 
 
 def memory_of(process: psutil.Process) -> float:

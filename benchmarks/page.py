@@ -8,6 +8,9 @@ Found = Mapping[str, Mapping[str, Sequence[float]]]
 #: Of each measure.
 Results = Mapping[str, Found]
 
+#: Cores of the machine at work, the broker's among them: with all of them busy, no worker could be faster. It is told
+#: and not compared.
+BUSY = "cores busy"
 OURS = "ours"
 #: Clients that retry, schedule, validate and trace nothing: a limit, and no peers.
 RAW = "raw_"
@@ -60,6 +63,8 @@ def ratios(found: Found) -> Mapping[str, list[str]]:
 
 
 def _ratio(found: Found, figure: str, others: Sequence[str]) -> str:
+    if figure == BUSY:
+        return ""
     ours = statistics.median(found[OURS][figure])
     theirs = [statistics.median(found[name][figure]) for name in others]
     better, worse = (ours, max(theirs)) if is_better_when_more(figure) else (min(theirs), ours)
