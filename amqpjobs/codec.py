@@ -175,24 +175,17 @@ def decode(delivery: Delivery) -> Envelope:
 
 
 def _unusual(headers: Headers) -> dict[str, Any]:
-    """What most jobs have nothing of."""
-    return {
-        "exchange": _text(headers, "amqpjobs-exchange") or "",
-        "crashes": _number(headers, CRASHES_HEADER) or 0,
-        "shard_key": _number(headers, SHARD_HEADER, most=KEYS - 1),
-        "run_at": _time(headers, "amqpjobs-run-at"),
-        "expires_at": _time(headers, "amqpjobs-expires-at"),
-        "max_attempts": _number(headers, "amqpjobs-max-attempts", least=1),
-        "timeout": _seconds(headers, "amqpjobs-timeout-ms"),
-        "parent": _text(headers, "amqpjobs-parent"),
-        "root": _text(headers, "amqpjobs-root"),
-        "schedule": _text(headers, "amqpjobs-schedule"),
-        "copy": _text(headers, "amqpjobs-copy"),
-        "doubt_since": _time(headers, "amqpjobs-doubt-since"),
-        "first_at": _time(headers, "amqpjobs-first-at"),
-        "unknown_since": _time(headers, "amqpjobs-unknown-since"),
-        "headers": foreign(headers),
-    }
+    """What most jobs have nothing of, as far as this one has it."""
+    found = dict[str, Any]()
+    for name in headers:
+        if name in _UNUSUAL:
+            field, read = _UNUSUAL[name]
+            value = read(headers, name)
+            if value is not None:
+                found[field] = value
+    if not headers.keys() <= _OURS:
+        found["headers"] = foreign(headers)
+    return found
 
 
 def job_from(cls: type[J], payload: bytes, version: int | None = None) -> J:
@@ -439,3 +432,22 @@ def _seconds(headers: Headers, name: str) -> float | None:
 def _not(value: object) -> str:
     shown = repr(value)
     return f"not {type(value).__name__} {shown[:40]}{'…' if len(shown) > 40 else ''}"
+
+
+#: Headers that most jobs do not have: the field of an envelope that each is, and what reads it.
+_UNUSUAL: Mapping[str, tuple[str, Callable[[Headers, str], object]]] = {
+    "amqpjobs-exchange": ("exchange", _text),
+    CRASHES_HEADER: ("crashes", _number),
+    SHARD_HEADER: ("shard_key", partial(_number, most=KEYS - 1)),
+    "amqpjobs-run-at": ("run_at", _time),
+    "amqpjobs-expires-at": ("expires_at", _time),
+    "amqpjobs-max-attempts": ("max_attempts", partial(_number, least=1)),
+    "amqpjobs-timeout-ms": ("timeout", _seconds),
+    "amqpjobs-parent": ("parent", _text),
+    "amqpjobs-root": ("root", _text),
+    "amqpjobs-schedule": ("schedule", _text),
+    "amqpjobs-copy": ("copy", _text),
+    "amqpjobs-doubt-since": ("doubt_since", _time),
+    "amqpjobs-first-at": ("first_at", _time),
+    "amqpjobs-unknown-since": ("unknown_since", _time),
+}

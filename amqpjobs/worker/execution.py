@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from types import CoroutineType
 from typing import Any, TypeVar
 
 from amqpjobs.clock import Clock, Deadline, is_cancelled
@@ -189,7 +188,7 @@ class Execution:
         arguments = (job, context) if handler.wants_context else (job,)
         if handler.is_async:
             result: Any = handler.function(*arguments)
-            if type(result) is CoroutineType:
+            if inspect.iscoroutine(result):
                 try:
                     result = Begun(result, result.send(None))
                 except StopIteration as stop:
